@@ -1,0 +1,41 @@
+"""The certificate: closed forms, and the checks they feed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_LAZY = {
+    "GaussianOracle": "oracles",
+    "MixtureOracle": "oracles",
+    "JointOracle": "joint",
+    "LinearGaussian": "oracles",
+    "Oracle": "oracles",
+    "gm4": "oracles",
+    "gm4_points": "oracles",
+    "lg3": "oracles",
+}
+_MODULES = ("checks", "oracles")
+__all__ = [*_LAZY, *_MODULES]
+
+if TYPE_CHECKING:
+    from unstir.certify.joint import JointOracle as JointOracle
+    from unstir.certify.oracles import GaussianOracle as GaussianOracle
+    from unstir.certify.oracles import LinearGaussian as LinearGaussian
+    from unstir.certify.oracles import MixtureOracle as MixtureOracle
+    from unstir.certify.oracles import Oracle as Oracle
+    from unstir.certify.oracles import gm4 as gm4
+    from unstir.certify.oracles import gm4_points as gm4_points
+    from unstir.certify.oracles import lg3 as lg3
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

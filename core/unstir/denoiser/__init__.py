@@ -1,0 +1,34 @@
+"""Denoisers: what a model believes the clean data are."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_LAZY = {
+    "Denoiser": "base",
+    "Rescheduled": "base",
+    "Normaliser": "normaliser",
+    "NetworkDenoiser": "network",
+    "Sliced": "sliced",
+    "PARAMETERISATIONS": "convert",
+}
+__all__ = list(_LAZY)
+
+if TYPE_CHECKING:
+    from unstir.denoiser.base import Denoiser as Denoiser
+    from unstir.denoiser.base import Rescheduled as Rescheduled
+    from unstir.denoiser.convert import PARAMETERISATIONS as PARAMETERISATIONS
+    from unstir.denoiser.network import NetworkDenoiser as NetworkDenoiser
+    from unstir.denoiser.normaliser import Normaliser as Normaliser
+    from unstir.denoiser.sliced import Sliced as Sliced
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,54 @@
+"""Linear measurements y = A x: operators with exact adjoints, batched conjugate gradients, total variation."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_LAZY = {
+    "Operator": "base",
+    "Compose": "linear",
+    "Dense": "linear",
+    "Diagonal": "linear",
+    "Identity": "linear",
+    "Mask": "linear",
+    "SliceWise": "linear",
+    "SparseMatrix": "sparse",
+    "Stack": "linear",
+    "CGReport": "cg",
+    "conjugate_gradients": "cg",
+    "inner": "cg",
+    "Proximal": "proximal",
+    "Trust": "proximal",
+    "Gradient": "tv",
+    "admm_tv": "tv",
+}
+__all__ = list(_LAZY)
+
+if TYPE_CHECKING:
+    from unstir.operator.base import Operator as Operator
+    from unstir.operator.cg import CGReport as CGReport
+    from unstir.operator.cg import conjugate_gradients as conjugate_gradients
+    from unstir.operator.cg import inner as inner
+    from unstir.operator.linear import Compose as Compose
+    from unstir.operator.linear import Dense as Dense
+    from unstir.operator.linear import Diagonal as Diagonal
+    from unstir.operator.linear import Identity as Identity
+    from unstir.operator.linear import Mask as Mask
+    from unstir.operator.linear import SliceWise as SliceWise
+    from unstir.operator.linear import Stack as Stack
+    from unstir.operator.proximal import Proximal as Proximal
+    from unstir.operator.proximal import Trust as Trust
+    from unstir.operator.sparse import SparseMatrix as SparseMatrix
+    from unstir.operator.tv import Gradient as Gradient
+    from unstir.operator.tv import admm_tv as admm_tv
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"unstir.operator.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'unstir.operator' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

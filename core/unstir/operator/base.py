@@ -1,0 +1,206 @@
+"""A linear measurement y = A x, with its exact adjoint.
+
+    <A x, y> = <x, A^H y>   for all x and y, to rounding.
+
+A new operator subclasses :class:`Operator`, calls ``super().__init__(shape_in, shape_out)`` and writes ``_forward`` and ``_adjoint`` for
+batches; shape checks, gradients (backward is the adjoint, so nothing is recorded inside), norms and least squares come with it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unstir.errors import UserError
+from unstir.operator.cg import CGReport, conjugate_gradients, inner
+
+
+class _Apply(torch.autograd.Function):
+    """y = A x with the gradient A^H g, and (through itself) all higher derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operator: Operator, transposed: bool) -> Tensor:
+        ctx.operator, ctx.transposed, ctx.real = operator, transposed, not x.is_complex()
+        return operator._adjoint(x) if transposed else operator._forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        result = _Apply.apply(gradient.contiguous(), ctx.operator, not ctx.transposed)
+        return (result.real if ctx.real and result.is_complex() else result), None, None
+
+
+class Operator(ABC):
+    """A linear map of batches, (batch, *shape_in) to (batch, *shape_out).
+
+    Results are new tensors in the dtype and on the device of the argument. A real operator acts on the real and the imaginary part of a
+    complex argument; the inner products are sum(conj(a) b).
+
+    Args:
+        shape_in: shape of a state, without the batch.
+        shape_out: shape of a measurement, without the batch.
+        is_complex: whether the measurement of a real state is complex.
+
+    Raises:
+        UserError: a shape has an extent below 1.
+    """
+
+    def __init__(self, shape_in: tuple[int, ...], shape_out: tuple[int, ...], *, is_complex: bool = False) -> None:
+        self.shape_in, self.shape_out = tuple(int(n) for n in shape_in), tuple(int(n) for n in shape_out)
+        self.is_complex = is_complex
+        self._norm_sq: float | None = None
+        if min((*self.shape_in, *self.shape_out, 1)) < 1:
+            raise UserError(f"an operator from {self.shape_in} to {self.shape_out} is empty: every extent must be at least 1")
+
+    @abstractmethod
+    def _forward(self, x: Tensor) -> Tensor:
+        """A x for x (batch, *shape_in); must not record gradients or share memory with x."""
+
+    @abstractmethod
+    def _adjoint(self, y: Tensor) -> Tensor:
+        """A^H y for y (batch, *shape_out); the same rules."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A x.
+
+        Args:
+            x: (batch, *shape_in).
+
+        Returns:
+            (batch, *shape_out).
+
+        Raises:
+            UserError: another shape.
+        """
+        return self._run(x, self.shape_in, "states", transposed=False)
+
+    __call__ = forward
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A^H y.
+
+        Args:
+            y: (batch, *shape_out).
+
+        Returns:
+            (batch, *shape_in).
+
+        Raises:
+            UserError: another shape.
+        """
+        return self._run(y, self.shape_out, "measurements", transposed=True)
+
+    def _run(self, x: Tensor, shape: tuple[int, ...], what: str, *, transposed: bool) -> Tensor:
+        if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape:
+            raise UserError(f"{self.describe()} takes {what} of shape (batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+        if not (x.is_floating_point() or x.is_complex()):
+            raise UserError(f"{self.describe()} takes {what} of floating point, got {x.dtype}: convert them with .float()")
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _Apply.apply(x, self, transposed)
+        return self._adjoint(x) if transposed else self._forward(x)
+
+    def normal(self, x: Tensor) -> Tensor:
+        """A^H A x, (batch, *shape_in)."""
+        return self.adjoint(self.forward(x))
+
+    def norm_sq(self) -> float:
+        """The largest eigenvalue of A^H A, by power iteration in float64 from a fixed start (from below, to about 1e-6); kept."""
+        if self._norm_sq is None:
+            x = torch.randn(1, *self.shape_in, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            value, before = 0.0, -1.0
+            for _ in range(1000):
+                x = x / inner(x, x).real.sqrt().clamp_min(torch.finfo(torch.float64).tiny).view(-1, *[1] * len(self.shape_in))
+                x = self.normal(x)
+                value = float(inner(x, x).real.sqrt())
+                if abs(value - before) <= 1e-9 * value:
+                    break
+                before = value
+            self._norm_sq = value
+        return self._norm_sq
+
+    def normal_solve(
+        self,
+        rhs: Tensor,
+        *,
+        start: Tensor | None = None,
+        shift: float = 0.0,
+        iterations: int,
+        tolerance: float = 0.0,
+        stop: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, CGReport]:
+        """Solve (A^H A + shift I) x = rhs by conjugate gradients, per sample.
+
+        Args:
+            rhs: (batch, *shape_in).
+            start: (batch, *shape_in), zero when absent; never overwritten.
+            shift: at least 0.
+            iterations: at most this many.
+            tolerance: relative residual at which a sample stops.
+            stop: of x, gives (batch,) booleans: True freezes the sample.
+
+        Returns:
+            x (batch, *shape_in) and the report of iterations and residuals.
+
+        Raises:
+            UserError: ``shift`` is negative or not finite.
+        """
+        if not 0 <= shift < float("inf"):
+            raise UserError(f"the shift of a normal equation must be finite and at least 0, got {shift}")
+
+        def matrix(x: Tensor) -> Tensor:
+            return self.normal(x).add_(x, alpha=shift) if shift else self.normal(x)
+
+        return conjugate_gradients(matrix, rhs, start=start, iterations=iterations, tolerance=tolerance, stop=stop)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """The least-squares state of least norm, A^+ y: by conjugate gradients from zero unless the operator knows better.
+
+        Args:
+            y: (batch, *shape_out).
+
+        Returns:
+            (batch, *shape_in), to a relative residual of 1e-6 or 200 iterations.
+        """
+        return self.normal_solve(self.adjoint(y), iterations=200, tolerance=1e-6)[0]
+
+    def measurement(self, y: Tensor, *, shared: bool = False) -> Tensor:
+        """Check a measurement at the door.
+
+        Args:
+            y: (batch, *shape_out), or (*shape_out) for a single one.
+            shared: must it be a single one, for all samples?
+
+        Returns:
+            (batch, *shape_out), the same values.
+
+        Raises:
+            UserError: another shape, a value that is not finite, or several measurements where one was asked.
+        """
+        y = torch.as_tensor(y)
+        if tuple(y.shape) == self.shape_out:
+            y = y[None]
+        if y.ndim != len(self.shape_out) + 1 or tuple(y.shape[1:]) != self.shape_out:
+            wanted = ", ".join(map(str, self.shape_out))
+            raise UserError(f"a measurement by {self.describe()} has shape (batch, {wanted}), got {tuple(y.shape)}")
+        bad = ~torch.isfinite(y).flatten(1).all(1)
+        if bool(bad.any()):
+            raise UserError(f"measurement {int(bad.nonzero()[0])} has values that are not finite: every value must be a number")
+        if shared and y.shape[0] != 1:
+            raise UserError(f"got {y.shape[0]} measurements where one serves all samples: put one a sample into the condition, named")
+        return y
+
+    def __matmul__(self, other: Operator) -> Operator:
+        """``A @ B``: first B, then A."""
+        from unstir.operator.linear import Compose
+
+        return Compose(self, other)
+
+    def describe(self) -> str:
+        """The operator in a few words, for messages and cards."""
+        return f"{type(self).__name__} {self.shape_in} -> {self.shape_out}"
+
+    def __repr__(self) -> str:
+        return f"<{self.describe()}>"

@@ -1,0 +1,48 @@
+"""Processes: how data become noise."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_LAZY = {
+    "Process": "base",
+    "VP": "affine",
+    "VPCosine": "affine",
+    "SubVP": "affine",
+    "VE": "affine",
+    "EDM": "affine",
+    "RectifiedFlow": "affine",
+    "VPTable": "table",
+    "Anchored": "anchored",
+    "OUVE": "anchored",
+    "MeanReverting": "anchored",
+    "SBVE": "anchored",
+    "Joint": "joint",
+}
+__all__ = list(_LAZY)
+
+if TYPE_CHECKING:
+    from unstir.process.affine import EDM as EDM
+    from unstir.process.affine import VE as VE
+    from unstir.process.affine import VP as VP
+    from unstir.process.affine import RectifiedFlow as RectifiedFlow
+    from unstir.process.affine import SubVP as SubVP
+    from unstir.process.affine import VPCosine as VPCosine
+    from unstir.process.anchored import OUVE as OUVE
+    from unstir.process.anchored import SBVE as SBVE
+    from unstir.process.anchored import Anchored as Anchored
+    from unstir.process.anchored import MeanReverting as MeanReverting
+    from unstir.process.base import Process as Process
+    from unstir.process.joint import Joint as Joint
+    from unstir.process.table import VPTable as VPTable
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

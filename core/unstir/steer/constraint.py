@@ -1,0 +1,78 @@
+"""Hold a region of the state at known values.
+
+    x_s <- m (alpha_s v + beta_s y + sigma_s eps) + (1 - m) x_s,   or   m v + (1 - m) x_s
+
+Reference: Lugmayr et al. 2022 (RePaint, without its jumps), arXiv:2201.09865; Janner et al. 2022 (Diffuser: the clean value),
+arXiv:2205.09991.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from unstir.errors import UserError
+from unstir.steer.base import Moment, Steer, per_sample
+
+_MODES = ("noised", "path", "clean", "end")
+
+
+@dataclass(frozen=True, eq=False)
+class Constraint(Steer):
+    """Overwrite the masked region after every step.
+
+    Modes: ``noised`` writes the value at the noise level reached, with new noise each time (draws once a step, for stochastic solvers);
+    ``path`` does so with one noise for the whole trajectory, the exact path of a known value (for deterministic solvers, whose history
+    stays smooth); ``clean`` writes the clean value at every level (for a network trained to see it so); ``end`` writes it once, at the end.
+
+    Args:
+        mask: True (or 1) where the value is known; (*shape), or (1 or samples, *shape).
+        value: the clean value, the same shapes, or a number.
+        mode: one of the four.
+
+    Raises:
+        UserError: another mode, or a value that is not finite where the mask holds.
+    """
+
+    mask: Tensor
+    value: Tensor | float
+    mode: str = "noised"
+    exactness: ClassVar[str] = "exact in the masked region at the end; biased elsewhere, which sees the known part one evaluation later"
+
+    def __post_init__(self) -> None:
+        if self.mode not in _MODES:
+            raise UserError(f"the mode of a Constraint is one of {', '.join(_MODES)}, got {self.mode!r}")
+        value = torch.as_tensor(self.value)
+        if not bool(torch.isfinite(torch.where(torch.as_tensor(self.mask) != 0, value, torch.zeros_like(value))).all()):
+            raise UserError("the value of a Constraint must be finite wherever its mask holds")
+
+    def after(self, x: Tensor, moment: Moment) -> Tensor:  # type: ignore[override]
+        """The state with its masked region overwritten."""
+        if not isinstance(x, Tensor):
+            raise UserError("a Constraint works on a tensor and the state is a dict of leaves: wrap it as OnLeaf(leaf, steer)")
+        last = moment.row.sigma_s == 0
+        if self.mode == "end" and not last:
+            return x
+        mask, known = (per_sample(self._batched(v, x), moment, x) for v in (self.mask, self.value))
+        known = torch.where(mask != 0, known, torch.zeros_like(known))  # what is not known may hold anything, NaN too
+        if self.mode in ("noised", "path"):
+            known = moment.process.perturb(known, moment.row.s, torch.zeros_like(x) if last else self._noise(x, moment), moment.anchor)
+        return torch.where(mask != 0, known.to(x.dtype), x)
+
+    def _noise(self, x: Tensor, moment: Moment) -> Tensor:
+        if self.mode == "path" and "noise" in moment.memory:
+            return moment.memory["noise"]
+        if moment.noise is None:
+            raise UserError(f"a Constraint of mode {self.mode!r} needs noise, and this moment has none: use mode 'clean' or 'end'")
+        moment.memory["noise"] = moment.noise.draw(tuple(x.shape[1:]), x.dtype, x.device, stream="constraint")
+        return moment.memory["noise"]
+
+    @staticmethod
+    def _batched(value: Tensor | float, x: Tensor) -> Tensor:
+        value = torch.as_tensor(value)
+        if value.ndim < x.ndim:
+            value = value.expand(1, *x.shape[1:])
+        return value

@@ -1,0 +1,143 @@
+"""Verbs that look: ``recipes``, ``show``, ``plugins``, ``doctor``; and ``new-plugin``. None but ``doctor`` imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unstir import registry
+from unstir.errors import UserError, nearest
+from unstir_pipelines.cli.say import Json, as_json, columns
+
+
+def recipes(json: Json = False) -> None:
+    """List the recipes that are installed."""
+    from unstir_pipelines.catalogue import listed
+
+    found = listed()
+    if json:
+        as_json(found)
+        return
+    columns([[row["name"], row["does"], row["title"]] for row in found], ["recipe", "verb", "title"])
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A recipe, or anything a plugin registers: a task, method, metric, dataset, checkpoint...")],
+    json: Json = False,
+) -> None:
+    """Show a recipe with every key it takes, or what a registered name is and its options."""
+    found = _shown(name)
+    if json:
+        as_json(found)
+        return
+    for index, thing in enumerate(found):
+        if index:
+            typer.echo("")
+        _print(thing)
+
+
+def plugins(
+    strict: Annotated[bool, typer.Option("--strict", help="Fail where a plugin is broken or faulty.")] = False,
+    kind: Annotated[
+        str | None, typer.Option("--names", metavar="KIND", help="List the names of one kind instead: methods, solvers, apply...")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the plugins, where they come from and whether they work."""
+    if kind is not None:
+        names = registry.names(kind.replace("-", "_"))
+        if json:
+            as_json({name: {"target": ref.target, "plugin": ref.plugin, "distribution": ref.distribution} for name, ref in names.items()})
+        else:
+            columns([[name, ref.plugin] for name, ref in names.items()])
+        return
+    infos = registry.plugins(strict=strict)
+    if json:
+        as_json([vars(info) for info in infos])
+        return
+    head = ["plugin", "version", "from", "tasks", "methods", "metrics", "status"]
+    counted = ("tasks", "methods", "metrics")
+    rows = [
+        [i.name, i.version, f"{i.distribution} {i.version}", *(str(i.counts.get(kind, 0)) for kind in counted), i.status] for i in infos
+    ]
+    columns(rows, head, right=[3, 4, 5])
+    for info in infos:
+        for reason in filter(None, info.reason.split("; ")):
+            typer.echo(f" {info.name}: {reason}")
+
+
+def doctor(json: Json = False) -> int:
+    """Look whether this installation can do its work, and say what to mend."""
+    from unstir_pipelines.doctor import examine
+
+    findings = examine()
+    faults = sum(finding.state == "fault" for finding in findings)
+    if json:
+        as_json([vars(finding) for finding in findings])
+    else:
+        columns([[finding.state, finding.what, finding.said] for finding in findings])
+        typer.echo("all is well" if not faults else f"{faults} fault{'s' if faults > 1 else ''} to mend")
+    return 1 if faults else 0
+
+
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="Lower-case, words joined by hyphens.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the new folder goes.")] = Path("."),
+    json: Json = False,
+) -> None:
+    """Write a working plugin to start from."""
+    from unstir_pipelines import new_plugin as making
+
+    files = making.create(name, out)
+    if json:
+        as_json({"files": [str(path) for path in files]})
+        return
+    folder = out / name
+    inside = ", ".join(path.relative_to(folder).as_posix() for path in files)
+    typer.echo(f"created {folder}/: {inside}")
+    typer.echo(f"Next     cd {folder} && pip install -e . && unstir run {name}/first")
+
+
+def _shown(name: str) -> list[dict[str, Any]]:
+    from unstir_pipelines import catalogue
+
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file() or (path.is_dir() and (path / "recipe.yaml").is_file()):
+        return [catalogue.described(name)]
+    kinds = [kind for kind in sorted(registry.KINDS, key=lambda kind: kind != "recipes") if name in registry.names(kind)]
+    cards = catalogue.card(name)
+    if not kinds and cards is None:
+        known = {other for kind in registry.KINDS for other in registry.names(kind)}
+        near = nearest(name, known)
+        hint = f"; did you mean {' or '.join(repr(other) for other in near)}?" if near else ""
+        raise UserError(f"nothing is registered as {name!r}{hint} (unstir recipes and unstir plugins list what is)")
+    found = []
+    for kind in kinds:
+        if kind == "recipes":
+            found.append(catalogue.described(name))
+        elif kind == "checkpoints":
+            found.append(catalogue.checkpoint(name))
+        else:
+            found.append(catalogue.part(kind, name))
+    if cards is not None:
+        found.append(cards)
+    return found
+
+
+def _print(thing: dict[str, Any]) -> None:
+    typer.echo(f"{thing['kind']} {thing['name']}" + (f"  (plugin {thing['plugin']})" if thing.get("plugin") else ""))
+    for key in ("title", "summary", "description"):
+        if thing.get(key):
+            typer.echo(f"  {thing[key]}")
+    if "text" in thing:
+        typer.echo("")
+        for line in str(thing["text"]).rstrip().splitlines():
+            typer.echo(f"  {line}".rstrip())
+    if thing.get("options"):
+        typer.echo("")
+        rows = [[f" {row['key']}", row["kind"], row["value"]] for row in thing["options"]]
+        columns(rows, [" key", "takes", "value"])
+    for key, value in thing.get("fields", {}).items():
+        typer.echo(f"  {key}: {value}")

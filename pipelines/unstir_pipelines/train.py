@@ -1,0 +1,90 @@
+"""What ``unstir train`` does: a recipe's ``train`` key names an object that writes a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unstir import registry
+from unstir.errors import RecipeError, UserError
+from unstir_pipelines import environment, options, recipe
+from unstir_pipelines.document import Document
+from unstir_pipelines.settings import file_name
+
+KINDS = ("methods", "tasks")
+"""Where the name of a training is looked up."""
+
+
+def train(
+    source: str | Path,
+    *,
+    out: Path | None = None,
+    sets: Sequence[str] | Mapping[str, Any] = (),
+    data: Sequence[str] = (),
+    seed: int | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Train what a recipe describes and return the checkpoint folder.
+
+    Args:
+        source: registered recipe or YAML file with a ``train`` key: ``{name: medical/ct-prior-training, ...options}``.
+        out: the checkpoint folder; ``runs/checkpoints/NAME`` without it.
+        sets: overrides, as ``--set train.steps=1000``.
+        data: the user's own files, for a training with an option ``data``.
+        seed: for a training with an option ``seed``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``...
+        resume: go on where a training stopped.
+        progress: told of steps.
+
+    Raises:
+        RecipeError: no ``train`` key, or a wrong option.
+        UserError: ``out`` holds something already, or there is nothing to resume.
+    """
+    prepared = recipe.prepare(source, sets=sets)
+    document, entry = prepared.document, prepared.schema.train
+    if entry is None:
+        raise RecipeError(f"recipe {document.name} has no 'train', so there is nothing to train ({document.where('')})")
+    entry = dict(entry)
+    for key, value in (("data", [str(path) for path in data] or None), ("seed", seed)):
+        if value is not None:
+            entry[key] = value
+            document.said[f"train.{key}"] = f"--{key}"
+    kind, target = _target(document, entry.get("name"))
+    training = options.build(kind, document, "train", entry, target=target)
+    begin = getattr(training, "run", None) or getattr(training, "train", None)
+    if begin is None:
+        raise RecipeError(
+            f"{entry['name']} is not a training: it has no run(out, device, progress, resume) ({document.where('train.name')})"
+        )
+    place = Path("runs/checkpoints", file_name(prepared.name.rpartition("/")[2])) if out is None else out
+    is_used = place.exists() and (not place.is_dir() or any(place.iterdir()))
+    if is_used and not resume:
+        raise UserError(f"{place} holds something already: add --resume to go on with it, or give another --out")
+    if resume and not is_used:
+        raise UserError(f"{place} holds nothing to resume; leave --resume out")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    previous = signal.getsignal(signal.SIGINT)
+    try:
+        made = begin(place, device=environment.device(device), progress=progress, resume=resume)
+    except KeyboardInterrupt:
+        raise UserError(f"stopped: the same command with --out {place} --resume goes on") from None
+    except OSError as error:
+        from unstir_pipelines.store import is_disk_full
+
+        if is_disk_full(error):
+            raise UserError(f"the disk that holds {place} is full: free some space, and the same command with --resume goes on") from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    return Path(made) if made is not None else place
+
+
+def _target(document: Document, name: Any) -> tuple[str, Any]:
+    for kind in KINDS[1:]:
+        if isinstance(name, str) and name in registry.names(kind):
+            return kind, options.resolve(kind, document, "train.name", name)
+    return KINDS[0], options.resolve(KINDS[0], document, "train.name", name)
