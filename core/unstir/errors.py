@@ -61,9 +61,12 @@ class SamplingDiverged(UnstirError):
 
     def __init__(self, step: int, time: float, index: int) -> None:
         self.step, self.time, self.index = step, time, index
-        super().__init__(f"sample {index} stopped being finite at step {step} (time {time:.6g}); a smaller guidance weight, a finer grid or float64 may help")
+        super().__init__(
+            f"sample {index} stopped being finite at step {step} (time {time:.6g}); "
+            "a smaller guidance weight, a finer grid or float64 may help"
+        )
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names most like ``name``, best first (at most ``count``)."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.4)
+    return difflib.get_close_matches(name, list(dict.fromkeys(known)), n=count, cutoff=0.4)

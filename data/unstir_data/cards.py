@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+
 from unstir.errors import DataError, UnknownName
 
 FOLDER = Path(__file__).parent / "cards"

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import IO, Literal
 
 from unstir.errors import DataError
-
 from unstir_data import cards
 from unstir_data.cards import Card, Home, Package
 

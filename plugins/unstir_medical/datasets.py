@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import xarray as xr
+
 from unstir.errors import UserError
 from unstir_data import fetch
-
 from unstir_medical.readers import read
 
 

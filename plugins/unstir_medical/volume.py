@@ -26,6 +26,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
+
 from unstir.errors import DataError, UserError
 
 AIR = -1000.0  # HU

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from unstir.errors import DataError, UserError
 
+from unstir.errors import DataError, UserError
 from unstir_medical import volume as volumes
 from unstir_medical.readers.extra import needs
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from unstir.denoiser.convert import PARAMETERISATIONS, convert, weights
 from unstir.errors import UnknownName, UserError
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from unstir.certify import JointOracle, gm4, lg3
 from unstir.denoiser import PARAMETERISATIONS, Denoiser, NetworkDenoiser, Normaliser
 from unstir.denoiser.convert import convert

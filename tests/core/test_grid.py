@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from unstir.errors import UserError
 from unstir.grid import NOISY, Karras, LogSNR, Native, Quadratic, Times, Uniform
 from unstir.process import EDM, OUVE, SBVE, VE, VP, Joint, MeanReverting, RectifiedFlow, SubVP, VPCosine, VPTable

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from unstir.certify.oracles import lg3
 from unstir.denoiser import Denoiser
 from unstir.errors import UserError

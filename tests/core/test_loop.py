@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from unstir import loop, names, sample, stream
 from unstir.certify import JointOracle, checks, gm4
 from unstir.denoiser import Denoiser

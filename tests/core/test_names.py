@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
+
 import unstir.grid
 import unstir.process
 import unstir.solver

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+
 from unstir.errors import UserError
 from unstir.noise import NoiseSource, _key
 

@@ -9,6 +9,7 @@ import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from unstir.errors import UserError
 from unstir.operator import Compose, Dense, Diagonal, Gradient, Identity, Mask, Operator, SliceWise, SparseMatrix, Stack, inner
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from unstir.certify import GaussianOracle, JointOracle, MixtureOracle, gm4, gm4_points, lg3
 from unstir.errors import UserError
 from unstir.process import EDM, OUVE, SBVE, VE, VP, Joint, MeanReverting, RectifiedFlow, SubVP, VPCosine, VPTable

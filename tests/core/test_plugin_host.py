@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from unstir import registry
 from unstir.errors import MissingExtra, PluginError, UnknownName
 from unstir.plugin.host import Host, missing_extra

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from unstir.errors import UserError
 from unstir.process import EDM, OUVE, SBVE, VE, VP, Anchored, Joint, MeanReverting, Process, RectifiedFlow, SubVP, VPCosine, VPTable
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from unstir import names, registry
 from unstir.errors import PluginError, UnknownName
 from unstir.plugin import hookspecs, protocols

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from unstir.certify import GaussianOracle
 from unstir.denoiser import Denoiser, NetworkDenoiser, Sliced
 from unstir.errors import UserError

@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+
 from unstir import names, sample
 from unstir.certify import checks, gm4, gm4_points
 from unstir.errors import UserError

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from unstir import names, sample
 from unstir.certify import GaussianOracle, checks, gm4
 from unstir.errors import UserError

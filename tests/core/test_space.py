@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from unstir.errors import UserError
 from unstir.space import Euclidean, JointSpace, Masked, Symmetric, ZeroMean
 

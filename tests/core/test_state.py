@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from unstir.state import batch_size, cat, combine, is_finite, map_state, nonzero, shifted, take
 
 numbers = st.floats(-3, 3).map(lambda v: round(v, 3)) | st.sampled_from([0.0, 1.0])

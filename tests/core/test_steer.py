@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from unstir.denoiser import Denoiser
 from unstir.errors import UserError
 from unstir.guide import DPS, ProximalData

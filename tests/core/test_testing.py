@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+
 from unstir import registry
 from unstir.plugin.compare import is_finite, same
 from unstir.testing import ContractError, check_plugin

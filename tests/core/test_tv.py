@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from unstir.errors import UserError
 from unstir.operator import Dense, Gradient, Identity, Mask, SliceWise, admm_tv
 

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+
 from unstir.errors import DataError, UnknownName
 from unstir_data import cards, fetch
 

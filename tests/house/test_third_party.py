@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from unstir.plugin import hookspecs, protocols
 
 ROOT = Path(__file__).parents[2]

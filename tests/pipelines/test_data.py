@@ -12,6 +12,7 @@ import threading
 import zipfile
 
 import pytest
+
 from unstir.errors import DataError, UnknownName
 from unstir_data import cards, fetch
 

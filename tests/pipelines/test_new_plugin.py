@@ -9,6 +9,7 @@ import sys
 import tomllib
 
 import pytest
+
 from unstir.errors import UserError
 from unstir_pipelines.new_plugin import create
 

@@ -54,6 +54,6 @@ class LabelEmbedding(nn.Module):
                 raise UserError(f"this network needs condition[{self.feature_key!r}], a tensor of shape (batch, {self.features})")
             given = condition[self.feature_key]
             if given.shape[-1] != self.features:
-                raise UserError(f"condition[{self.feature_key!r}] has {given.shape[-1]} features a sample, the network was trained with {self.features}")
+                raise UserError(f"condition[{self.feature_key!r}] has {given.shape[-1]} features, this network takes {self.features}")
             hidden = hidden + self.from_features(given.to(hidden.dtype))
         return self.second(nn.functional.silu(hidden))

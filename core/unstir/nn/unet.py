@@ -1,7 +1,8 @@
 """A U-Net for signals, images and volumes, sized for a CPU.
 
 A space-to-depth stem moves the work to half resolution; residual blocks are modulated by the noise label; attention is optional.
-Any size works: the input is padded to a multiple of the coarsest cell and the output cropped back.   [Ronneberger et al. 2015; Ho et al. 2020]
+Any size works: the input is padded to a multiple of the coarsest cell and the output cropped back.
+[Ronneberger et al. 2015, arXiv:1505.04597; Ho et al. 2020, arXiv:2006.11239]
 """
 
 from __future__ import annotations

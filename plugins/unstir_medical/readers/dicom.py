@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from unstir.errors import DataError, MissingExtra
 
+from unstir.errors import DataError, MissingExtra
 from unstir_medical import volume
 from unstir_medical.readers.extra import needs
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
+
 from unstir.errors import DataError
 
 FORMATS = {

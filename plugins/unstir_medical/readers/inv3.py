@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from unstir.errors import DataError
 
+from unstir.errors import DataError
 from unstir_medical import volume
 
 

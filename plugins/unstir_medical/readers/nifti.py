@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from unstir.errors import DataError
 
+from unstir.errors import DataError
 from unstir_medical import volume
 from unstir_medical.readers.extra import needs
 

@@ -4,6 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
+
 from unstir.errors import DataError, UserError
 from unstir_data import cards, fetch
 from unstir_medical import datasets, volume

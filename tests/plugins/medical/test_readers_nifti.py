@@ -6,6 +6,7 @@ import itertools
 import nibabel
 import numpy as np
 import pytest
+
 from unstir.errors import DataError
 from unstir_medical.readers import read
 from unstir_medical.volume import affine_of, spacing_of

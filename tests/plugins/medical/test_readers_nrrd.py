@@ -4,6 +4,7 @@ import gzip
 
 import numpy as np
 import pytest
+
 from unstir.errors import DataError
 from unstir_medical.readers import read
 from unstir_medical.volume import spacing_of

@@ -7,6 +7,7 @@ import tarfile
 
 import numpy as np
 import pytest
+
 from unstir.errors import DataError, MissingExtra
 from unstir_data import fetch
 from unstir_medical.readers import read

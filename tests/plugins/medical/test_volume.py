@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from unstir.errors import DataError, UserError
 from unstir_medical import volume as v
 

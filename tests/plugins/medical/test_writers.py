@@ -6,6 +6,7 @@ import os
 import nibabel
 import numpy as np
 import pytest
+
 from unstir.errors import DataError, UserError
 from unstir_medical import volume as v
 from unstir_medical.readers import read

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+
 from unstir.plugin import Case, Drawn, Estimate, MetricInfo, RunView, Score
 
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import unstir
 import xarray as xr
+
+import unstir
 from unstir.plugin import Case, Estimate
 
 
@@ -37,9 +38,9 @@ class Diffusion:
 
     def __call__(self, case: Case, prior, seed: int, *, progress=None) -> Estimate:
         import torch
+
         from unstir.operator import Dense
         from unstir.steer import DataConsistency
-
         from unstir_seismic_example.prior import WhitePrior
 
         wavelet = torch.from_numpy(case.context["wavelet"]).float()

@@ -1,6 +1,7 @@
 """White reflectivity: the closed form of what a network would learn from it."""
 
 import torch
+
 from unstir.denoiser import Denoiser
 from unstir.process import VP
 

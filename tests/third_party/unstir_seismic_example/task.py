@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 import xarray as xr
+
 from unstir.errors import DataError
 from unstir.plugin import Case, Estimate
-
 from unstir_seismic_example.data import trace
 
 

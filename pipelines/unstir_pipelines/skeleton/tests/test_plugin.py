@@ -1,9 +1,10 @@
 """The contract of plugins, and what is special about this one."""
 
 import numpy as np
-from unstir.testing import check_plugin
 from unstir_skeleton.methods import Linear
 from unstir_skeleton.task import Gaps, Generated
+
+from unstir.testing import check_plugin
 
 
 def test_the_plugin_keeps_the_contract() -> None:

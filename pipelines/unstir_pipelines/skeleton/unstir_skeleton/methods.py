@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+
 import unstir
 from unstir.plugin import Case, Estimate
-
 from unstir_skeleton.task import as_signal
 
 
@@ -45,9 +45,9 @@ class Diffusion:
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Any = None) -> Estimate:
         """Answer one case."""
         import torch
+
         from unstir.operator import Mask
         from unstir.steer import DataConsistency
-
         from unstir_skeleton.prior import SmoothPrior
 
         seen = torch.from_numpy(case.measurement.seen.values)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
 from unstir.plugin import Case, Drawn, Estimate, MetricInfo, RunView, Score
 
 

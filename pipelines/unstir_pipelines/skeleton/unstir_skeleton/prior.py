@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from unstir.denoiser import Denoiser
 from unstir.process import VP
-
 from unstir_skeleton.task import covariance
 
 

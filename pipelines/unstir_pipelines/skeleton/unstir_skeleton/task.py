@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 import xarray as xr
+
 from unstir.errors import DataError
 from unstir.plugin import Case, Estimate
 

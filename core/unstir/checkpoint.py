@@ -1,0 +1,211 @@
+"""Checkpoints: a folder that holds a denoiser and never executes anything on loading.
+
+    model.safetensors   the network's weights
+    model.json          network name and config, process, parameterisation, normaliser, space, shape, version
+    CARD.md             data, split, steps, hardware, metrics with intervals, licence, limits
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from unstir import names, registry, space
+from unstir.denoiser import Denoiser, NetworkDenoiser, Normaliser
+from unstir.errors import CheckpointError, UnknownName, UserError
+from unstir.process import Joint, Process
+
+FORMAT = 1
+_SPACES = {cls.__name__: cls for cls in (space.Euclidean, space.Masked, space.Symmetric, space.ZeroMean)}
+
+
+def save(
+    denoiser: NetworkDenoiser,
+    folder: str | Path,
+    *,
+    network: str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint folder, whole or not at all.
+
+    Args:
+        denoiser: whose process, parameterisation, normaliser, space and shape are kept.
+        folder: where; an existing checkpoint there is replaced.
+        network: registered name of the network class (``"unet"``).
+        config: its keyword arguments, JSON-able.
+        weights: the network's state dict when it is not the denoiser's own (an average of it).
+        dtype: floating-point type on disk (``torch.float16`` halves the size); loading gives float32.
+        facts: what a user must know and a loader may check (``{"pixel_mm": [1.8, 2.8]}``), JSON-able.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    state = denoiser.network.state_dict() if weights is None else weights
+    state = {key: _stored(value, dtype) for key, value in state.items()}
+    meta = {
+        "format": FORMAT,
+        "network": network,
+        "config": dict(config),
+        "process": _process_to_json(denoiser.process),
+        "parameterisation": denoiser.parameterisation,
+        "sigma_data": denoiser.sigma_data,
+        "context": denoiser.context,
+        "shape": denoiser.shape,
+        "space": _space_to_json(denoiser.space),
+        "normaliser": {"shift": denoiser.normaliser.shift, "scale": denoiser.normaliser.scale},
+        "facts": dict(facts or {}),
+    }
+    part = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file(state, part / "model.safetensors")
+    meta["sha256"] = hashlib.sha256((part / "model.safetensors").read_bytes()).hexdigest()
+    (part / "model.json").write_text(json.dumps(meta, indent=1) + "\n")
+    (part / "CARD.md").write_text((denoiser.card or "No card was written.").rstrip() + "\n")
+    if folder.exists():
+        for kept in folder.iterdir():
+            if not (part / kept.name).exists():
+                kept.rename(part / kept.name)
+        shutil.rmtree(folder)
+    part.rename(folder)
+    return folder
+
+
+def load(name: str | Path) -> NetworkDenoiser:
+    """The denoiser of a checkpoint, on the CPU, in evaluation mode.
+
+    Args:
+        name: registered name (``"medical/ct-prior"``) or a folder.
+
+    Returns:
+        The denoiser; ``.card`` is its card, ``.facts`` and ``.sha256`` say what it was trained for and which weights these are.
+
+    Raises:
+        CheckpointError: the folder is missing, truncated, or its weights belong to another network.
+        UnknownName: neither a folder nor a registered name.
+    """
+    folder = _folder(name)
+    try:
+        meta = json.loads((folder / "model.json").read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"checkpoint {name} has no model.json in {folder}: no checkpoint folder, or a partial one") from error
+    except ValueError as error:
+        raise CheckpointError(f"checkpoint {name} is damaged: {folder / 'model.json'} is not JSON ({error})") from error
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {name} has format {meta.get('format')!r}, this version of unstir reads format {FORMAT}")
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint {name} is damaged: {folder / 'model.safetensors'} cannot be read ({error})") from error
+    sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if meta.get("sha256") not in (None, sha256):
+        raise CheckpointError(f"checkpoint {name} is damaged: model.safetensors is not the file model.json was written with")
+    try:
+        network = registry.resolve("networks", meta["network"])(**meta["config"])
+        network.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
+        denoiser = NetworkDenoiser(
+            network,
+            _process_from_json(meta["process"]),
+            parameterisation=meta["parameterisation"],
+            shape=_shape_from_json(meta["shape"]),
+            space=_space_from_json(meta["space"]),
+            sigma_data=meta["sigma_data"],
+            context=meta["context"],
+            normaliser=Normaliser(meta["normaliser"]["shift"], meta["normaliser"]["scale"]),
+            card=(folder / "CARD.md").read_text() if (folder / "CARD.md").exists() else None,
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {name} cannot be used: model.json lacks or misnames {error}") from error
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"the weights of checkpoint {name} belong to another network than {meta['network']}: {reason}") from error
+    denoiser.facts, denoiser.sha256 = meta["facts"], sha256  # type: ignore[assignment]
+    return denoiser.eval()
+
+
+def _folder(name: str | Path) -> Path:
+    given = Path(name)
+    if given.is_dir():
+        return given
+    try:
+        folder = registry.path("checkpoints", str(name))
+    except UnknownName as error:
+        if isinstance(name, Path) or str(name).startswith((".", "/")) or "\\" in str(name):
+            raise CheckpointError(f"there is no checkpoint folder {name}") from error
+        raise
+    if not folder.is_dir():
+        raise CheckpointError(f"checkpoint {name} is registered but its folder is missing: reinstall the distribution that carries it")
+    return folder
+
+
+def _stored(value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    value = value.detach().cpu()
+    return (value.to(dtype) if dtype is not None and value.is_floating_point() else value).contiguous().clone()
+
+
+def _process_to_json(process: Process) -> dict[str, Any]:
+    if isinstance(process, Joint):
+        leaves = {leaf: _process_to_json(part) for leaf, part in process.leaves.items()}
+        return {"name": "joint", "leaves": leaves, "shared_time": process.shared_time}
+    for name in registry.names("processes"):
+        if registry.resolve("processes", name) is type(process):
+            options = {f.name: getattr(process, f.name) for f in dataclasses.fields(process) if f.init}  # type: ignore[arg-type]
+            return {"name": name, **options}
+    raise UserError(f"{process!r} is not a registered process, so a checkpoint cannot name it (hook unstir_processes)")
+
+
+def _process_from_json(meta: Mapping[str, Any]) -> Process:
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in meta.items() if key != "name"}
+    if meta["name"] == "joint":
+        leaves = {leaf: _process_from_json(part) for leaf, part in meta["leaves"].items()}
+        return Joint(leaves, shared_time=meta["shared_time"])
+    made: Process = names.process(meta["name"]) if not options else registry.resolve("processes", meta["name"])(**options)
+    return made
+
+
+def _space_to_json(where: space.Space) -> dict[str, Any]:
+    if isinstance(where, space.JointSpace):
+        return {"name": "JointSpace", "leaves": {leaf: _space_to_json(part) for leaf, part in where.leaves.items()}}
+    if type(where).__name__ not in _SPACES:
+        raise UserError(f"{where!r} is not a space that a checkpoint can name; known are {', '.join(_SPACES)} and JointSpace")
+    return {"name": type(where).__name__, **dataclasses.asdict(where)}  # type: ignore[call-overload]
+
+
+def _space_from_json(meta: Mapping[str, Any]) -> space.Space:
+    if meta["name"] == "JointSpace":
+        return space.JointSpace({leaf: _space_from_json(part) for leaf, part in meta["leaves"].items()})
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in meta.items() if key != "name"}
+    return _SPACES[meta["name"]](**options)
+
+
+def _shape_from_json(shape: Any) -> Any:
+    return {leaf: tuple(size) for leaf, size in shape.items()} if isinstance(shape, Mapping) else tuple(shape)
+
+
+def check(denoiser: Denoiser, *, shape: tuple[int, ...]) -> None:
+    """Refuse a checkpoint whose states have another shape.
+
+    Args:
+        denoiser: as loaded.
+        shape: the event shape that is needed, -1 where any size does.
+
+    Raises:
+        CheckpointError: the shapes disagree.
+    """
+    have = denoiser.shape
+    fits = not isinstance(have, dict) and len(have) == len(shape) and all(a == b or -1 in (a, b) for a, b in zip(have, shape, strict=True))
+    if not fits:
+        raise CheckpointError(f"this checkpoint was trained for states of shape {have}, and {shape} is needed here")
