@@ -23,8 +23,8 @@ _LAZY = {
     "Sliced": "unstir.denoiser",
     "Normaliser": "unstir.denoiser",
 }
-_MODULES = ("certify", "checkpoint", "denoiser", "errors", "grid", "guide", "names", "nn", "noise", "operator", "plugin", "process")
-_MODULES += ("registry", "solver", "space", "steer", "testing", "train")
+_MODULES: tuple[str, ...] = ("certify", "checkpoint", "denoiser", "errors", "grid", "guide", "names", "nn", "noise", "operator")
+_MODULES += ("plugin", "process", "registry", "solver", "space", "steer", "testing", "train")
 
 __all__ = ["__version__", *_LAZY, *_MODULES]
 

@@ -188,7 +188,7 @@ def _space_from_json(meta: Mapping[str, Any]) -> space.Space:
     if meta["name"] == "JointSpace":
         return space.JointSpace({leaf: _space_from_json(part) for leaf, part in meta["leaves"].items()})
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in meta.items() if key != "name"}
-    return _SPACES[meta["name"]](**options)
+    return _SPACES[meta["name"]](**options)  # type: ignore[arg-type]
 
 
 def _shape_from_json(shape: Any) -> Any:

@@ -134,7 +134,7 @@ def first_state(
     mean, std = denoiser.process.prior((evaluation.condition or {}).get("anchor"), times[0])
     shape = shape_of(denoiser, evaluation.condition)
     if nonzero(std):
-        unit = denoiser.space.draw(unit_noise(source, shape, like, "start"), evaluation.condition)
+        unit: Any = denoiser.space.draw(unit_noise(source, shape, like, "start"), evaluation.condition)  # type: ignore[arg-type]
     else:  # pinned: nothing is drawn for it
         unit = unit_noise(NoiseSource(0, ()), shape, like, "")
         unit = map_state(lambda leaf: leaf.new_zeros(len(source), *leaf.shape[1:]), unit)
@@ -144,5 +144,5 @@ def first_state(
 
 
 def _around(unit: Tensor, std: float, mean: Any) -> Tensor:
-    x = combine(unit, float(std))
-    return x.add_(mean.to(x)) if isinstance(mean, Tensor) else x  # type: ignore[union-attr]
+    combine(unit, float(std))
+    return unit.add_(mean.to(unit)) if isinstance(mean, Tensor) else unit

@@ -66,7 +66,7 @@ def combine(out: State, a: Coefficient, *terms: tuple[Coefficient, State]) -> St
     """
     if isinstance(out, dict):
         for leaf, tensor in out.items():
-            _combine(tensor, _of(a, leaf), [(_of(c, leaf), y[leaf]) for c, y in terms])  # type: ignore[call-overload]
+            _combine(tensor, _of(a, leaf), [(_of(c, leaf), y[leaf]) for c, y in terms])  # type: ignore[call-overload, index]
     else:
         _combine(out, a, terms)  # type: ignore[arg-type]
     return out
@@ -102,7 +102,7 @@ def shifted(out: State, y: State, p: Coefficient, x: State) -> State:
     """
     if isinstance(out, dict):
         for leaf, tensor in out.items():
-            _shifted(tensor, y[leaf], _of(p, leaf), x[leaf])  # type: ignore[call-overload]
+            _shifted(tensor, y[leaf], _of(p, leaf), x[leaf])  # type: ignore[call-overload, index]
     else:
         _shifted(out, y, p, x)  # type: ignore[arg-type]
     return out

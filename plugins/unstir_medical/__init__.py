@@ -18,7 +18,8 @@ def unstir_data() -> dict[str, str]:
 @hookimpl
 def unstir_tasks() -> dict[str, str]:
     """Computed tomography from few views or a part of the arc."""
-    return {"medical/sparse-view-ct": "unstir_medical.tasks:SparseViewCT", "medical/limited-angle-ct": "unstir_medical.tasks:LimitedAngleCT"}
+    names = {"sparse-view-ct": "SparseViewCT", "limited-angle-ct": "LimitedAngleCT"}
+    return {f"medical/{name}": f"unstir_medical.tasks:{cls}" for name, cls in names.items()}
 
 
 @hookimpl
@@ -34,6 +35,9 @@ def unstir_methods() -> dict[str, str]:
         "medical/fbp": "unstir_medical.classical:FBP",
         "medical/sirt": "unstir_medical.classical:SIRT",
         "medical/admm-tv": "unstir_medical.classical:AdmmTV",
+        "medical/dps": "unstir_medical.diffusion:DPS",
+        "medical/dds": "unstir_medical.diffusion:DDS",
+        "medical/diffusion-mbir": "unstir_medical.diffusion:DiffusionMBIR",
         "medical/ct-prior": "unstir_medical.prior:CTPriorTraining",
     }
 

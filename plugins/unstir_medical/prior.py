@@ -21,6 +21,7 @@ from unstir.denoiser import NetworkDenoiser, Normaliser
 from unstir.errors import UserError
 from unstir.nn import UNet
 from unstir.process import EDM
+from unstir.space import Masked, Space
 from unstir.train import EMA, DenoisingLoss, LogUniform, Mixture, Schedule, Trainer
 from unstir_medical import volume as volumes
 from unstir_medical.slabs import Slabs, Source, features, planes
@@ -105,7 +106,7 @@ class CTPriorTraining:
         out.mkdir(parents=True, exist_ok=True)
         config = {key: value for key, value in asdict(self).items() if key not in ("steps", "decay", "every")}
         training, held = self.data()
-        denoiser = self.denoiser()
+        denoiser = self.denoiser(Masked("present"))
         slabs = Slabs(training, crop=self.crop, context=self.context, batch=self.batch, variants=self.variants, seed=self.seed)
         started = time.monotonic()
 
@@ -152,8 +153,8 @@ class CTPriorTraining:
             raise UserError(f"held_out names {self.held_out[0]}, which is not among the training volumes")
         return sources, held
 
-    def denoiser(self) -> NetworkDenoiser:
-        """The untrained denoiser; its weights depend on the seed alone."""
+    def denoiser(self, space: Space | None = None) -> NetworkDenoiser:
+        """The untrained denoiser; its weights depend on the seed alone. In training, missing neighbours have no noise (``space``)."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = UNet(**network_config(self.widths, self.blocks, self.context)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -164,6 +165,7 @@ class CTPriorTraining:
             shape=(1 + 2 * self.context, -1, -1),
             sigma_data=0.25,
             context=self.context,
+            space=space,
             normaliser=Normaliser(-1000.0, 2000.0),
         )
 
@@ -212,7 +214,8 @@ def card(training: CTPriorTraining, validation: Mapping[str, Any]) -> str:
 
 A denoiser of axial CT slices, u = (HU + 1000)/2000 on [-1000, 1000] HU, that sees {training.context} neighbours on either side.
 
-- **Data**: {names}; slices {training.held_out[1]} to {training.held_out[2] - 1} of {training.held_out[0]} held out. Never lung1, never head.
+- **Data**: {names}; slices {training.held_out[1]} to {training.held_out[2] - 1} of {training.held_out[0]} held out. \
+Never lung1, never head.
 - **Grids**: pixels 1.7 to 3.0 mm, slices 3 to 6 mm apart, rotations up to 10 degrees, flips, window jitter; told to the network.
 - **Network**: 2D U-Net, widths {width}, {training.blocks} blocks a level, space-to-depth stem; EDM preconditioning, sigma_data 0.25.
 - **Training**: {training.steps} steps of {training.batch} slabs of {training.crop} x {training.crop}, Adam {training.rate:g}, precision \

@@ -114,11 +114,15 @@ class Slabs:
         self.share = weight / weight.sum()
 
     def __call__(self, step: int, rng: np.random.Generator) -> Mapping[str, object]:
-        """``x0`` (batch, 1 + 2 context, crop, crop) in the state unit, and the condition's ``grid`` (batch, 2)."""
-        slabs, grids = zip(*(self._slab(rng) for _ in range(self.batch)), strict=True)
-        return {"x0": torch.from_numpy(np.stack(slabs)), "condition": {"grid": torch.stack(grids)}}
+        """``x0`` (batch, 1 + 2 context, crop, crop) in the state unit; the condition's ``grid`` (batch, 2) and ``present``.
 
-    def _slab(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], Tensor]:
+        ``present`` (batch, 1 + 2 context, 1, 1) is 0 where a neighbour is missing: there neither state nor noise, as in ``Sliced``.
+        """
+        slabs, present, grids = zip(*(self._slab(rng) for _ in range(self.batch)), strict=True)
+        there = torch.from_numpy(np.stack(present))[:, :, None, None]
+        return {"x0": torch.from_numpy(np.stack(slabs)), "condition": {"grid": torch.stack(grids), "present": there}}
+
+    def _slab(self, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32], Tensor]:
         group = self.variants[int(rng.choice(len(self.variants), p=self.share))]
         variant = group[int(rng.integers(len(group)))]
         depth, rows, columns = variant.values.shape
@@ -126,13 +130,14 @@ class Slabs:
         centre = int(rng.integers(depth))
         slab = np.zeros((1 + 2 * self.context, self.crop, self.crop), np.float32)
         only = rng.random() < self.alone
+        present = np.zeros(len(slab), np.float32)
         for channel, index in enumerate(range(centre - self.context, centre + self.context + 1)):
             if 0 <= index < depth and (index == centre or not only):
+                present[channel] = 1.0
                 slab[channel] = variant.values[index, top : top + self.crop, left : left + self.crop]
         hu = slab * (4096.0 / 65535.0) - 1024.0
         gain, shift = (1 + 0.03 * rng.standard_normal(), 8.0 * rng.standard_normal()) if rng.random() < 0.5 else (1.0, 0.0)
-        present = slab.any((1, 2), keepdims=True) | (np.arange(len(slab)) == self.context)[:, None, None]
-        u = np.where(present, np.clip((gain * (hu + 1000.0) + shift) / 2000.0, 0.0, 1.0), 0.0).astype(np.float32)
+        u = (present[:, None, None] * np.clip((gain * (hu + 1000.0) + shift) / 2000.0, 0.0, 1.0)).astype(np.float32)
         if rng.random() < 0.5:
             u = u[:, :, ::-1]
         if variant.turns and rng.random() < 0.3:
@@ -140,8 +145,8 @@ class Slabs:
         if variant.turns and rng.random() < 0.2:
             u = u.swapaxes(1, 2)
         if rng.random() < 0.5:
-            u = u[::-1]
-        return np.ascontiguousarray(u), features(variant.distance_mm, variant.pixel_mm)
+            u, present = u[::-1], present[::-1]
+        return np.ascontiguousarray(u), np.ascontiguousarray(present), features(variant.distance_mm, variant.pixel_mm)
 
 
 def _variant(

@@ -29,6 +29,7 @@ class LabelEmbedding(nn.Module):
         super().__init__()
         self.features, self.feature_key = features, feature_key
         half = width // 2
+        self.frequencies: Tensor
         self.register_buffer("frequencies", 2 * math.pi * low * (high / low) ** (torch.arange(half) / max(half - 1, 1)), persistent=False)
         self.first = nn.Linear(2 * half, width)
         self.second = nn.Linear(width, width)

@@ -57,7 +57,7 @@ class _Block(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.first(F.silu(self.first_norm(x)))
@@ -76,7 +76,7 @@ class _Attention(nn.Module):
         self.query_key_value = _CONVOLUTION[dim](channels, 3 * channels, 1)
         self.out = _CONVOLUTION[dim](channels, channels, 1)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         batch, channels = x.shape[:2]
@@ -168,4 +168,6 @@ class UNet(nn.Module):
             for block in self.up[level]:  # type: ignore[attr-defined]
                 x = self.attend[level](block(x, embedding))
         x = depth_to_space(self.leave(F.silu(self.leave_norm(x))), self.stem)
-        return x[(..., *(slice(m // 2, m // 2 + n) for m, n in zip(margin, size, strict=True)))] if any(margin) else x
+        for axis, (m, n) in enumerate(zip(margin, size, strict=True), start=2):
+            x = x.narrow(axis, m // 2, n)
+        return x
