@@ -238,7 +238,7 @@ def test_ctrl_c_ends_workers_and_says_how_to_go_on(toy):
         "--set",
         "methods.smooth.pause=0.2",
         "--set",
-        "methods.smooth.steps=50",
+        "methods.smooth.steps=400",
         *QUICK,
     ]
     process = subprocess.Popen(
