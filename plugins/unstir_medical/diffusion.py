@@ -70,7 +70,7 @@ class ResidualTrace(Steer):
 
     def after(self, x: Any, moment: Moment) -> Any:
         """The state, unchanged."""
-        clean = x if float(moment.row.sigma_s) == 0 else moment.x0  # type: ignore[arg-type]
+        clean: Any = x if float(moment.row.sigma_s) == 0 else moment.x0  # type: ignore[arg-type]
         self.values.append(float((self.operator(clean) - self.y).norm() / (self.y.norm() * math.sqrt(len(clean))).clamp_min(1e-30)))
         return x
 
