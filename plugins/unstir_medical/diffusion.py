@@ -31,7 +31,7 @@ from unstir_medical.tasks import reconstruction
 from unstir_medical.tomography import ParallelBeamCT
 
 PAPER = 2 / math.pi
-"""DiffusionMBIR and DDS scale the back-projection by pi / (2 n): times ``PAPER * n`` their lambda and rho are those of the exact adjoint."""
+"""DiffusionMBIR and DDS scale the back-projection by pi / (2 n): times ``PAPER * n`` their lambda and rho fit the exact adjoint."""
 
 
 class SliceBySlice(Denoiser):
