@@ -17,14 +17,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import torch as safetensors
 
 from unstir import names, registry, space
 from unstir.denoiser import Denoiser, NetworkDenoiser, Normaliser
-from unstir.errors import CheckpointError, UnknownName, UserError
+from unstir.errors import CheckpointError, MissingExtra, UnknownName, UserError
 from unstir.process import Joint, Process
 
 FORMAT = 1
+FILES = ("model.safetensors", "model.json", "CARD.md")
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 _SPACES = {cls.__name__: cls for cls in (space.Euclidean, space.Masked, space.Symmetric, space.ZeroMean)}
 
 
@@ -38,11 +40,11 @@ def save(
     dtype: torch.dtype | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint folder, whole or not at all.
+    """Write a checkpoint folder, whole or not at all: killed at any moment, it leaves the checkpoint before or the new one.
 
     Args:
         denoiser: whose process, parameterisation, normaliser, space and shape are kept.
-        folder: where; an existing checkpoint there is replaced.
+        folder: where; an existing checkpoint there is replaced, other files are left alone.
         network: registered name of the network class (``"unet"``).
         config: its keyword arguments, JSON-able.
         weights: the network's state dict when it is not the denoiser's own (an average of it).
@@ -51,6 +53,9 @@ def save(
 
     Returns:
         The folder.
+
+    Raises:
+        UserError: the process or the space has no name that a checkpoint could give.
     """
     folder = Path(folder)
     state = denoiser.network.state_dict() if weights is None else weights
@@ -68,19 +73,17 @@ def save(
         "normaliser": {"shift": denoiser.normaliser.shift, "scale": denoiser.normaliser.scale},
         "facts": dict(facts or {}),
     }
-    part = folder.with_name(folder.name + ".tmp")
+    whole = safetensors.save(state)
+    meta["sha256"] = hashlib.sha256(whole).hexdigest()
+    part = folder / ".part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file(state, part / "model.safetensors")
-    meta["sha256"] = hashlib.sha256((part / "model.safetensors").read_bytes()).hexdigest()
+    (part / "model.safetensors").write_bytes(whole)
     (part / "model.json").write_text(json.dumps(meta, indent=1) + "\n")
     (part / "CARD.md").write_text((denoiser.card or "No card was written.").rstrip() + "\n")
-    if folder.exists():
-        for kept in folder.iterdir():
-            if not (part / kept.name).exists():
-                kept.rename(part / kept.name)
-        shutil.rmtree(folder)
-    part.rename(folder)
+    _settle(folder)
+    part.rename(folder / ".whole")  # from here on the new checkpoint counts
+    _settle(folder)
     return folder
 
 
@@ -94,28 +97,33 @@ def load(name: str | Path) -> NetworkDenoiser:
         The denoiser; ``.card`` is its card, ``.facts`` and ``.sha256`` say what it was trained for and which weights these are.
 
     Raises:
-        CheckpointError: the folder is missing, truncated, or its weights belong to another network.
+        CheckpointError: the folder is missing, truncated or a pickle, or its weights belong to another network.
+        MissingExtra: the network needs a library that is not installed.
         UnknownName: neither a folder nor a registered name.
     """
     folder = _folder(name)
+    _refuse_pickles(name, folder)
     try:
-        meta = json.loads((folder / "model.json").read_text())
+        meta = json.loads(_file(folder, "model.json").read_text())
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {name} has no model.json in {folder}: no checkpoint folder, or a partial one") from error
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"checkpoint {name} is damaged: {folder / 'model.json'} is not JSON ({error})") from error
-    if meta.get("format") != FORMAT:
-        raise CheckpointError(f"checkpoint {name} has format {meta.get('format')!r}, this version of unstir reads format {FORMAT}")
+    found = meta.get("format") if isinstance(meta, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"checkpoint {name} has format {found!r}, this version of unstir reads format {FORMAT}")
     try:
-        weights = load_file(folder / "model.safetensors")
+        whole = _file(folder, "model.safetensors").read_bytes()
+        weights = safetensors.load(whole)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"checkpoint {name} is damaged: {folder / 'model.safetensors'} cannot be read ({error})") from error
-    sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(whole).hexdigest()
     if meta.get("sha256") not in (None, sha256):
         raise CheckpointError(f"checkpoint {name} is damaged: model.safetensors is not the file model.json was written with")
     try:
         network = registry.resolve("networks", meta["network"])(**meta["config"])
         network.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
+        facts = dict(meta["facts"])
         denoiser = NetworkDenoiser(
             network,
             _process_from_json(meta["process"]),
@@ -125,14 +133,18 @@ def load(name: str | Path) -> NetworkDenoiser:
             sigma_data=meta["sigma_data"],
             context=meta["context"],
             normaliser=Normaliser(meta["normaliser"]["shift"], meta["normaliser"]["scale"]),
-            card=(folder / "CARD.md").read_text() if (folder / "CARD.md").exists() else None,
+            card=_file(folder, "CARD.md").read_text() if _file(folder, "CARD.md").exists() else None,
         )
-    except (KeyError, TypeError) as error:
+    except MissingExtra:
+        raise
+    except UserError as error:
+        raise CheckpointError(f"checkpoint {name} cannot be used: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"checkpoint {name} cannot be used: model.json lacks or misnames {error}") from error
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"the weights of checkpoint {name} belong to another network than {meta['network']}: {reason}") from error
-    denoiser.facts, denoiser.sha256 = meta["facts"], sha256  # type: ignore[assignment]
+    denoiser.facts, denoiser.sha256 = facts, sha256  # type: ignore[assignment]
     return denoiser.eval()
 
 
@@ -140,6 +152,8 @@ def _folder(name: str | Path) -> Path:
     given = Path(name)
     if given.is_dir():
         return given
+    if given.is_file():
+        raise CheckpointError(f"{name} is a file and a checkpoint is a folder with {FILES[0]} and {FILES[1]}{_pickled(given)}")
     try:
         folder = registry.path("checkpoints", str(name))
     except UnknownName as error:
@@ -149,6 +163,33 @@ def _folder(name: str | Path) -> Path:
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint {name} is registered but its folder is missing: reinstall the distribution that carries it")
     return folder
+
+
+def _pickled(path: Path) -> str:
+    return f"; unstir never opens {path.suffix} files, for a pickle executes what it holds" if path.suffix in PICKLES else ""
+
+
+def _refuse_pickles(name: str | Path, folder: Path) -> None:
+    if not _file(folder, "model.json").exists():
+        found = next((path for path in sorted(folder.iterdir()) if path.suffix in PICKLES), None)
+        if found is not None:
+            raise CheckpointError(f"checkpoint {name} has no model.json but {found.name}{_pickled(found)}")
+
+
+def _file(folder: Path, name: str) -> Path:
+    """Where a file of a checkpoint is: a save that was killed half-way may have left it among the new ones."""
+    new = folder / ".whole" / name
+    return new if new.exists() else folder / name
+
+
+def _settle(folder: Path) -> None:
+    """Move the files of a new checkpoint to their places, one by one; `_file` finds them on the way."""
+    new = folder / ".whole"
+    if new.exists():
+        for name in FILES:
+            if (new / name).exists():
+                (new / name).replace(folder / name)
+        new.rmdir()
 
 
 def _stored(value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

@@ -253,6 +253,13 @@ class Times(Grid):
 
 
 def check_steps(steps: int) -> None:
-    """Raise unless ``steps`` is a whole number of at least 1."""
+    """Check a number of steps.
+
+    Args:
+        steps: of a grid.
+
+    Raises:
+        UserError: ``steps`` is not a whole number of at least 1.
+    """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise UserError(f"a grid needs at least 1 step, got {steps!r}")

@@ -48,6 +48,7 @@ _SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
 _GRIDS: dict[str, tuple[str, dict[str, Any]]] = {
     "karras": ("unstir.grid:Karras", {}),
     "log-snr": ("unstir.grid:LogSNR", {}),
+    "logsnr": ("unstir.grid:LogSNR", {}),
     "uniform": ("unstir.grid:Uniform", {}),
     "quadratic": ("unstir.grid:Quadratic", {}),
     "native": ("unstir.grid:Native", {}),
@@ -121,6 +122,12 @@ def process(value: Any) -> Any:
 def known(kind: str) -> dict[str, str]:
     """The short names of a kind (``"solver"``, ``"grid"``, ``"process"``), each with what it stands for, as typed; imports nothing."""
     return {name: _typed(target, preset) for name, (target, preset) in _KINDS[kind].items()}
+
+
+def stands_for(kind: str, name: str) -> tuple[str, dict[str, Any]] | None:
+    """What a short name stands for, as ``("module:Class", options)``; ``None`` where the core has no such name; imports nothing."""
+    found = _KINDS.get(kind, {}).get(name)
+    return None if found is None else (found[0], dict(found[1]))
 
 
 def make(kind: str, value: Any) -> Any:

@@ -69,6 +69,9 @@ def path(kind: str, name: str) -> Path:
 def card(name: str) -> Path:
     """The card of a registered dataset: ``cards/CARD.yaml`` in the package that holds it, else in ``unstir_data``.
 
+    Args:
+        name: of the dataset.
+
     Raises:
         PluginError: there is no such file.
     """
@@ -90,12 +93,23 @@ def plugins(*, strict: bool = False) -> list[PluginInfo]:
 
 
 def call(event: str, **arguments: Any) -> None:
-    """Tell every observer (``"run_started"``, ``"case_finished"``, ``"run_finished"``); one that fails is mentioned once."""
+    """Tell every observer; one that fails is mentioned once.
+
+    Args:
+        event: ``"run_started"``, ``"case_finished"`` or ``"run_finished"``.
+        arguments: what its hook takes, by name.
+    """
     host().call(event, **arguments)
 
 
 def missing_extra(kind: str, name: str, error: ModuleNotFoundError) -> MissingExtra | None:
-    """Translate a module missing while ``name`` is at work into what to install; ``None`` when it is the plugin's own fault."""
+    """Translate a module missing while ``name`` is at work into what to install; ``None`` when it is the plugin's own fault.
+
+    Args:
+        kind: of the name.
+        name: registered name.
+        error: what Python raised.
+    """
     return _hosts.missing_extra(reference(kind, name), error)
 
 

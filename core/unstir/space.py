@@ -163,7 +163,15 @@ class JointSpace(Space):
 
 
 def mask_of(condition: Condition, key: str) -> Tensor:
-    """The mask in a condition, or the sentence that says it is missing."""
+    """The mask in a condition.
+
+    Args:
+        condition: what the denoiser is told.
+        key: of the mask in it.
+
+    Raises:
+        UserError: the condition has no such entry.
+    """
     if condition is None or key not in condition:
         raise UserError(f"the space needs a mask: give it as condition[{key!r}]")
     return condition[key]

@@ -44,6 +44,7 @@ def test_solver_names(text: str, meant: Solver) -> None:
         ("karras:20", Karras(20)),
         ("karras:20,sigma_max=80,to_zero=false", Karras(20, sigma_max=80, to_zero=False)),
         ("log-snr:7,sigma-min=1e-3", LogSNR(7, sigma_min=1e-3)),
+        ("logsnr:7", LogSNR(7)),
         ("uniform:50,t_max=none", Uniform(50)),
         ("times:1,0.5,0", Times((1, 0.5, 0))),
         ([1.0, 0.25, 0.0], Times((1.0, 0.25, 0.0))),
@@ -71,6 +72,13 @@ def test_a_solvers_print_leaves_out_what_is_not_changed() -> None:
     assert repr(DDIM(eta=0.85)) == "DDIM(eta=0.85)"
     assert repr(Multistep()) == "Multistep()"
     assert eval(repr(PredictorCorrector(DDIM(eta=0.5), snr=0.1)), dict(SPACE)) == PredictorCorrector(DDIM(eta=0.5), snr=0.1)
+
+
+def test_what_a_name_stands_for_is_the_object_it_makes() -> None:
+    target, options = names.stands_for("solver", "unipc2") or ("", {})
+    assert (target, options) == ("unstir.solver.multistep:Multistep", {"corrector": 3})
+    assert names.stands_for("grid", "karas") is None
+    assert names.stands_for("task", "karras") is None
 
 
 def test_an_unknown_name_lists_the_nearest_three() -> None:

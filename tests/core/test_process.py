@@ -147,6 +147,16 @@ def test_the_inverse_of_rho_is_exact(process):
     assert (process.rho(t).diff() > 0).all()
 
 
+@pytest.mark.parametrize(
+    "process",
+    [VP(), VP(beta_min=0.5, beta_max=0.5), OUVE(), MeanReverting(schedule="constant"), SBVE(), RectifiedFlow(shift=3.0)],
+    ids=repr,
+)
+def test_the_closed_inverse_is_what_bisection_finds(process):
+    rho = process.rho(inside(process))
+    close(process.time_at_rho(rho), Process.time_at_rho(process, rho), 1e-10)
+
+
 @every
 def test_both_ends_are_finite_and_in_place(process):
     zero = process.t_zero
@@ -164,9 +174,7 @@ def test_both_ends_are_finite_and_in_place(process):
     assert process.sigma(zero - 1) == 0
 
 
-@pytest.mark.parametrize(
-    "process", [VPCosine(), RectifiedFlow(), RectifiedFlow(shift=3.0), VPTable(zero_terminal=True), SBVE()], ids=repr
-)
+@pytest.mark.parametrize("process", [VPCosine(), RectifiedFlow(), RectifiedFlow(shift=3.0), VPTable(zero_terminal=True), SBVE()], ids=repr)
 def test_a_process_that_ends_in_pure_noise_has_an_infinite_rho_there(process):
     assert process.alpha(process.t_max) == 0
     assert math.isinf(process.rho(process.t_max))

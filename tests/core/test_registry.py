@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 import subprocess
@@ -60,6 +61,24 @@ def test_every_short_name_is_registered_and_makes_the_same_thing(kind, plural):
     assert set(names.known(kind)) <= set(registered)
     for name in names.known(kind):
         assert registry.resolve(plural, name)() == names.make(kind, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "base"),
+    [
+        ("processes", "unstir.process:Process"),
+        ("solvers", "unstir.solver:Solver"),
+        ("guides", "unstir.guide:Guide"),
+        ("steers", "unstir.steer:Steer"),
+        ("operators", "unstir.operator:Operator"),
+    ],
+)
+def test_every_public_part_of_the_core_is_registered(kind, base):
+    module, _, name = base.partition(":")
+    package = importlib.import_module(module)
+    public = [getattr(package, other) for other in package.__all__]
+    parts = {part for part in public if inspect.isclass(part) and issubclass(part, getattr(package, name)) and not inspect.isabstract(part)}
+    assert parts - {getattr(package, name)} <= {registry.resolve(kind, other) for other in Host().names(kind)}
 
 
 def test_every_kind_has_its_hook_and_every_hook_a_sentence():

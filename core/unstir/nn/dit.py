@@ -52,6 +52,9 @@ class DiT(nn.Module):
         heads: attention heads.
         features: length of ``condition[feature_key]``, shape ``(batch or 1, features)``; 0 for none.
         feature_key: name of that entry.
+
+    Raises:
+        UserError: a size is no multiple of the patch, or the width none of the heads.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class DiT(nn.Module):
         super().__init__()
         if any(n % patch for n in size):
             raise UserError(f"sizes {tuple(size)} of a DiT must be multiples of its patch {patch}")
+        if width % heads:
+            raise UserError(f"width {width} of a DiT must be a multiple of its {heads} heads")
         self.size, self.patch = tuple(size), patch
         cell, tokens = patch ** len(self.size), 1
         for n in self.size:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unstir.errors import UserError
 from unstir.nn.embedding import LabelEmbedding
 
 
@@ -28,6 +28,7 @@ class MLP(nn.Module):
         self, size: int, width: int = 128, depth: int = 3, embedding: int = 64, features: int = 0, feature_key: str = "features"
     ) -> None:
         super().__init__()
+        self.size = size
         self.embed = LabelEmbedding(embedding, features, feature_key)
         self.enter = nn.Linear(size, width)
         self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
@@ -40,14 +41,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, label: Tensor, condition: Mapping[str, Tensor] | None = None) -> Tensor:
         """Apply the network to ``x`` of shape ``(batch, *event)``; returns the same shape."""
+        if x[0].numel() != self.size:
+            raise UserError(f"this MLP takes states of {self.size} entries, got a tensor of shape {tuple(x.shape)}")
         embedding = F.silu(self.embed(label, condition))
         h = self.enter(x.flatten(1))
         for norm, first, modulation, second in zip(self.norm, self.first, self.modulation, self.second, strict=True):
             h = h + second(F.silu(first(norm(h)) + modulation(embedding)))
         return self.leave(F.silu(h)).reshape(x.shape)
-
-
-def fourier_features(x: Tensor, count: int) -> Tensor:
-    """Append sines and cosines of ``count`` octaves of each entry: ``(batch, n) -> (batch, n (1 + 2 count))``."""
-    angle = x.unsqueeze(-1) * (math.pi * 2.0 ** torch.arange(count, device=x.device, dtype=x.dtype))
-    return torch.cat((x.unsqueeze(-1), angle.sin(), angle.cos()), -1).flatten(1)

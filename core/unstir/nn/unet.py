@@ -71,7 +71,7 @@ class _Attention(nn.Module):
 
     def __init__(self, dim: int, channels: int, head: int = 32) -> None:
         super().__init__()
-        self.heads = max(channels // head, 1)
+        self.heads = next(count for count in range(max(channels // head, 1), 0, -1) if channels % count == 0)
         self.norm = nn.GroupNorm(_groups(channels), channels)
         self.query_key_value = _CONVOLUTION[dim](channels, 3 * channels, 1)
         self.out = _CONVOLUTION[dim](channels, channels, 1)
@@ -99,6 +99,10 @@ class UNet(nn.Module):
         embedding: width of the label's embedding.
         features: length of ``condition[feature_key]``, shape ``(batch or 1, features)``; 0 for none.
         feature_key: name of that entry.
+
+    Raises:
+        UserError: the dimension is not 1, 2 or 3, there is no width, block or stem, or attention is asked for at a level that is not
+            there.
     """
 
     def __init__(
@@ -117,7 +121,13 @@ class UNet(nn.Module):
         super().__init__()
         if dim not in _CONVOLUTION:
             raise UserError(f"a U-Net has 1, 2 or 3 dimensions, got {dim}")
-        self.dim, self.stem, self.levels = dim, stem, len(widths)
+        if not widths or min(widths) < 1:
+            raise UserError(f"a U-Net needs at least one width, each at least 1, got {list(widths)}")
+        if blocks < 1 or stem < 1:
+            raise UserError(f"blocks and stem of a U-Net must be at least 1, got {blocks} and {stem}")
+        if not set(attention) <= set(range(len(widths))):
+            raise UserError(f"attention goes to levels 0 to {len(widths) - 1} of this U-Net, got {sorted(attention)}")
+        self.dim, self.stem, self.levels, self.in_channels = dim, stem, len(widths), in_channels
         self.embed = LabelEmbedding(embedding, features, feature_key)
         convolution, cell = _CONVOLUTION[dim], stem**dim
         self.enter = convolution(in_channels * cell, widths[0], 3, padding=1)
@@ -149,6 +159,8 @@ class UNet(nn.Module):
         """
         if x.ndim != self.dim + 2:
             raise UserError(f"this U-Net takes (batch, channels, {self.dim} spatial sizes), got a tensor of shape {tuple(x.shape)}")
+        if x.shape[1] != self.in_channels:
+            raise UserError(f"this U-Net takes {self.in_channels} channels, got a tensor of shape {tuple(x.shape)}")
         size, cell = x.shape[2:], self.stem * 2 ** (self.levels - 1)
         margin = [-n % cell for n in size]
         if any(margin):

@@ -52,7 +52,7 @@ def unstir_solvers() -> dict[str, str]:
 @hookimpl
 def unstir_guides() -> dict[str, str]:
     """The guides of ``unstir.guide``."""
-    return {"cfg": "unstir.guide.cfg:CFG", "dps": "unstir.guide.dps:DPS"}
+    return {"cfg": "unstir.guide.cfg:CFG", "dps": "unstir.guide.dps:DPS", "proximal-data": "unstir.guide.proximal:ProximalData"}
 
 
 @hookimpl
@@ -62,6 +62,7 @@ def unstir_steers() -> dict[str, str]:
         "constraint": "unstir.steer.constraint:Constraint",
         "data-consistency": "unstir.steer.consistency:DataConsistency",
         "admm-tv": "unstir.steer.admm:AdmmTV",
+        "on-leaf": "unstir.steer.base:OnLeaf",
     }
 
 
@@ -76,6 +77,7 @@ def unstir_operators() -> dict[str, str]:
         "sparse-matrix": "unstir.operator.sparse:SparseMatrix",
         "slice-wise": "unstir.operator.linear:SliceWise",
         "stack": "unstir.operator.linear:Stack",
+        "compose": "unstir.operator.linear:Compose",
         "gradient": "unstir.operator.tv:Gradient",
     }
 

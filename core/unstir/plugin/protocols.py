@@ -39,6 +39,9 @@ class Case:
         measurement: what a method sees, in physical units.
         context: what else a method may know: geometry, the operator, the noise level. The runner adds ``"estimates"``,
             a dict from the labels in the method's ``needs`` to their ``Estimate`` of this case, and ``"device"`` (``"cpu"``, ``"cuda"``).
+            The report reads two entries where a task gives them: ``"facts"``, a dict of what a reader must know of the measurement
+            (``{"noise": "Poisson, 1e4 photons a ray"}``), and ``"simulated"``, true or a sentence that says how; the measurement's
+            attribute ``simulated`` says the same.
     """
 
     key: str
@@ -145,7 +148,11 @@ class ForwardModel(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """A question: cases from data, and what judges an answer (hook ``unstir_tasks``)."""
+    """A question: cases from data, and what judges an answer (hook ``unstir_tasks``).
+
+    Class attributes ``case_noun`` and ``part_noun`` (optional) are the domain's words, in the singular, for a case and for a part of one
+    that intervals resample (``"patient"``, ``"slab"``); tables and reports say "case" and "part" without them.
+    """
 
     metrics: tuple[str, ...]
     """Registered metrics that judge it when a recipe names none."""
@@ -154,6 +161,8 @@ class Task(Protocol):
 
     def read(self, path: Path) -> Data:
         """Read a user's own ground truth (``--data FILE``) as an item like those of a dataset; reads what ``export`` writes, too.
+
+        Other arguments, each with a default, are options of the data (``--set data.series=2``).
 
         Raises:
             DataError: the file is missing or is not what the task needs, in one sentence.
@@ -174,7 +183,11 @@ class Task(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """An answer to a task: a classical baseline or a diffusion method (hook ``unstir_methods``)."""
+    """An answer to a task: a classical baseline or a diffusion method (hook ``unstir_methods``).
+
+    A method of a prior may have ``check_prior(prior)``, which raises ``CheckpointError`` where the checkpoint does not fit: the runner
+    asks before anything is computed or written.
+    """
 
     needs: tuple[str, ...]
     """Labels of the methods of the same recipe whose estimates it starts from (``case.context["estimates"][label]``)."""

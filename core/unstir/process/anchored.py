@@ -98,8 +98,8 @@ class OUVE(Anchored):
 class MeanReverting(Anchored):
     """Mean-reverting process with a stationary noise level (IR-SDE).
 
-    dx = theta (y - x) dt + scale sqrt(2 theta) dw;   alpha = exp(-T), sigma = scale sqrt(1 - exp(-2 T)), T = integral of theta
-    T(1) = -log(floor); theta is constant, or proportional to 1 - cos^2(c (t + 0.008))/cos^2(0.008 c), c = pi/2/1.008
+        dx = theta (y - x) dt + scale sqrt(2 theta) dw,   alpha = exp(-T), sigma = scale sqrt(1 - exp(-2 T)), T = integral of theta,
+        T(1) = -log(floor);   theta is constant, or proportional to 1 - cos^2(c (t + 0.008))/cos^2(0.008 c), c = pi/2/1.008
                                                                                             [Luo et al. 2023, arXiv:2301.11699]
 
     Args:
@@ -148,7 +148,7 @@ class MeanReverting(Anchored):
         return self.scale * torch.sqrt(-2 * self.rate(t))
 
     def time_at_rho(self, rho: float | Tensor) -> Tensor:
-        """Closed form for the constant schedule, by bisection for the cosine."""
+        """log(1 + rho^2/scale^2)/(2 T(1)) for the constant schedule; the cosine's T is Kepler's equation in t, solved by bisection."""
         if self.schedule == "cosine":
             return super().time_at_rho(rho)
         relative = torch.as_tensor(rho, dtype=torch.float64) / self.scale

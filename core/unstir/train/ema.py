@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 @dataclass
 class Average(ABC):
-    """A running average of every floating-point entry of a state dict; the rest is copied."""
+    """A running average of every floating-point entry of a state dict; the rest is copied.
+
+    Args:
+        values: the averages, by entry of the state dict; float32.
+        count: updates taken in so far.
+    """
 
     values: dict[str, Tensor] = field(default_factory=dict, repr=False)
     count: int = 0
@@ -44,7 +49,11 @@ class Average(ABC):
 
 @dataclass
 class EMA(Average):
-    """Exponential average with a warm-up."""
+    """Exponential average with a warm-up.
+
+    Args:
+        decay: share of the old average after the warm-up, in [0, 1).
+    """
 
     decay: float = 0.999
 
@@ -55,7 +64,11 @@ class EMA(Average):
 
 @dataclass
 class PowerEMA(Average):
-    """Average of fixed relative width; ``gamma`` 6.94 is a width of 0.10 of the training, 16.97 of 0.05."""
+    """Average of fixed relative width.
+
+    Args:
+        gamma: exponent; 6.94 is a width of 0.10 of the training, 16.97 of 0.05.
+    """
 
     gamma: float = 6.94
 

@@ -73,16 +73,21 @@ class DenoisingLoss:
         process = denoiser.process
         count = (next(iter(x0.values())) if isinstance(x0, Mapping) else x0).shape[0]
         anchor = (condition or {}).get("anchor")
+        t: Any
         if not isinstance(process, Joint):
             t = self.times(process, count, generator)
             x_t = process.perturb(x0, t, denoiser.space.draw(_normal(x0, generator), condition), anchor)
             return self._leaf(process, denoiser.sigma_data, t, denoiser(x_t, t, condition), _target(denoiser, x0))
-        t = self.times(next(iter(process.leaves.values())), count, generator)
+        if process.shared_time:
+            t = self.times(process.clock, count, generator)
+        else:
+            t = {leaf: self.times(part, count, generator) for leaf, part in process.leaves.items()}
         noise = denoiser.space.draw({leaf: _normal(value, generator) for leaf, value in x0.items()}, condition)  # type: ignore[arg-type]
         x_t = process.perturb(x0, t, noise, anchor)
         found, at = denoiser(x_t, t, condition), process.times(t)
+        clean = {leaf: _target(denoiser, value) for leaf, value in x0.items()}
         return sum(  # type: ignore[return-value]
-            self._leaf(part, denoiser.sigma_data, at[leaf], found[leaf], x0[leaf]) for leaf, part in process.leaves.items()
+            self._leaf(part, denoiser.sigma_data, at[leaf], found[leaf], clean[leaf]) for leaf, part in process.leaves.items()
         )
 
     def _leaf(self, process: Process, sigma_data: float, t: Tensor, found: Tensor, x0: Tensor) -> Tensor:

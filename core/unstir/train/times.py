@@ -51,26 +51,26 @@ class Uniform(TimeSampler):
 
 @dataclass(frozen=True)
 class LogUniform(TimeSampler):
-    """log rho uniform on [log low, log high], rho = sigma/alpha."""
+    """log rho uniform on [log low, log high], rho = sigma/alpha; levels beyond the ends of the process are taken at its ends."""
 
     low: float = 0.002
     high: float = 80.0
 
     def quantile(self, process: Process, u: Tensor) -> Tensor:
         """rho = low (high/low)^u."""
-        return process.time_at_rho(self.low * (self.high / self.low) ** u)
+        return _time(process, self.low * (self.high / self.low) ** u)
 
 
 @dataclass(frozen=True)
 class LogNormal(TimeSampler):
-    """log rho ~ N(mean, std^2).                                                             [EDM, arXiv:2206.00364]"""
+    """log rho ~ N(mean, std^2); levels beyond the ends of the process are taken at its ends.    [EDM, arXiv:2206.00364]"""
 
     mean: float = -1.2
     std: float = 1.2
 
     def quantile(self, process: Process, u: Tensor) -> Tensor:
         """rho = exp(mean + std Phi^-1(u)); u is kept off the ends by 1e-6."""
-        return process.time_at_rho(torch.exp(self.mean + self.std * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))))
+        return _time(process, torch.exp(self.mean + self.std * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6))))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class LogitNormal(TimeSampler):
 
 @dataclass(frozen=True)
 class Mixture(TimeSampler):
-    """Two laws, the first with probability ``share``."""
+    """Two laws: ``first`` with probability ``share``, else ``second``."""
 
     first: TimeSampler
     second: TimeSampler
@@ -99,3 +99,8 @@ class Mixture(TimeSampler):
         inner = torch.where(u < self.share, u / self.share, (u - self.share) / (1 - self.share))
         inner = inner.clamp(0.0, math.nextafter(1.0, 0.0))
         return torch.where(u < self.share, self.first.quantile(process, inner), self.second.quantile(process, inner))
+
+
+def _time(process: Process, rho: Tensor) -> Tensor:
+    """The times of noise levels; beyond the ends a process has no law, and its network no label."""
+    return process.time_at_rho(rho).clamp(process.t_min, process.t_max)

@@ -1,23 +1,26 @@
 """A trainer on Lightning Fabric whose resumption is exact.
 
-A batch is a function of (seed, step, rank) alone, and so is its noise: nothing but weights, optimiser and averages needs to be kept,
-and a training killed at any moment and resumed ends in the same weights (bit for bit on a CPU).
+A batch is a function of (seed, step, rank) alone, and so is its noise and whatever the network draws: nothing but weights, optimiser
+and averages needs to be kept, and a training killed at any moment and resumed ends in the same weights (bit for bit on a CPU).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Queue
+from queue import Empty, Queue
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
 from torch import Tensor
 
 from unstir.denoiser import NetworkDenoiser
@@ -94,7 +97,7 @@ class Trainer:
     on_save: Callable[[int, Trainer], None] | None = None
 
     def run(self, folder: str | Path, *, resume: bool = False, progress: Callable[[int, int], None] | None = None) -> list[float]:
-        """Train to the last step.
+        """Train to the last step. Ctrl-C ends the step at work and keeps its state first; a second one stops at once.
 
         Args:
             folder: where states are kept (``step-N``, the last two) and the losses (``loss.jsonl``).
@@ -105,8 +108,9 @@ class Trainer:
             The losses of the steps this call made.
 
         Raises:
-            CheckpointError: the state kept is of another configuration.
-            UserError: the loss is not finite.
+            CheckpointError: the state kept is damaged, of another configuration or beyond the last step, or there is one and ``resume``
+                is not set.
+            UserError: the loss or the weights are not finite.
         """
         from lightning_fabric import Fabric
 
@@ -114,41 +118,59 @@ class Trainer:
         fabric = Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision, strategy=self.strategy)  # type: ignore[arg-type]
         if fabric.world_size > 1 and not torch.distributed.is_initialized():
             fabric.launch()
+        rank = fabric.global_rank
         network = self.denoiser.network.train()
         optimiser = torch.optim.AdamW(network.parameters(), lr=self.schedule.rate, betas=self.betas, weight_decay=self.weight_decay)
-        wrapped, optimiser = fabric.setup(network, optimiser)  # type: ignore[assignment]
-        begin = self._restore(folder, network, optimiser) if resume else 0
-        self.denoiser.network = wrapped
+        wrapped, optimiser = fabric.setup(_Opening(network), optimiser)  # type: ignore[assignment]
+        begin = self._begin(folder, network, optimiser, fabric, resume)
+        self.denoiser.network = _Sealing(wrapped)
         losses: list[float] = []
         pending: list[tuple[int, Tensor]] = []
+        forked = [fabric.device] if fabric.device.type == "cuda" else []
         try:
-            for step, batch in _ahead(lambda step: self._batch(step, fabric.global_rank), range(begin, self.steps)):
-                for group in optimiser.param_groups:
-                    group["lr"] = self.schedule.at(step, self.steps)
-                generator = torch.Generator().manual_seed(_key(self.seed, step, fabric.global_rank, 1))
-                moved = fabric.to_device(dict(batch))
-                value = self.loss(self.denoiser, moved["x0"], generator, moved.get("condition"))
-                fabric.backward(value)
-                if self.clip > 0:
-                    fabric.clip_gradients(wrapped, optimiser, max_norm=self.clip, error_if_nonfinite=False)
-                optimiser.step()
-                optimiser.zero_grad()
-                for average in self.averages.values():
-                    average.update(network)
-                pending.append((step, value.detach()))
-                if len(pending) == 50 or step + 1 == self.steps or (step + 1) % self.every == 0:
-                    losses += self._log(folder, pending, fabric.global_rank)
-                if (step + 1) % self.every == 0 or step + 1 == self.steps:
-                    if fabric.global_rank == 0:
-                        self._keep(folder, step + 1, network, optimiser)
-                        if self.on_save is not None:
-                            self.on_save(step + 1, self)
-                    fabric.barrier()
-                if progress is not None:
-                    progress(step + 1, self.steps)
+            with (
+                closing(_ahead(lambda step: self._batch(step, rank), range(begin, self.steps))) as batches,
+                torch.random.fork_rng(devices=forked),
+                _brake(fabric.world_size) as is_pulled,
+            ):
+                for step, batch in batches:
+                    value = self._step(step, batch, wrapped, optimiser, fabric)
+                    for average in self.averages.values():
+                        average.update(network)
+                    pending.append((step, value))
+                    is_due, stop = step + 1 == self.steps or (step + 1) % self.every == 0, is_pulled()
+                    if len(pending) == 50 or is_due or stop:
+                        losses += self._log(folder, pending, rank)
+                    if is_due or stop:
+                        if rank == 0:
+                            self._keep(folder, step + 1, network, optimiser, fabric)
+                            if self.on_save is not None and is_due:
+                                self.on_save(step + 1, self)
+                        fabric.barrier()
+                    if progress is not None:
+                        progress(step + 1, self.steps)
+                    if stop:
+                        raise KeyboardInterrupt
+                if is_pulled():  # while the last state was kept
+                    raise KeyboardInterrupt
         finally:
             self.denoiser.network = network
         return losses
+
+    def _step(self, step: int, batch: Batch, wrapped: Any, optimiser: Any, fabric: Any) -> Tensor:
+        """One step of the optimiser; the loss before it."""
+        for group in optimiser.param_groups:
+            group["lr"] = self.schedule.at(step, self.steps)
+        generator = torch.Generator().manual_seed(_key(self.seed, step, fabric.global_rank, 1))
+        torch.manual_seed(_key(self.seed, step, fabric.global_rank, 2))  # dropout, and whatever else draws by itself
+        moved = fabric.to_device(dict(batch))
+        value = self.loss(self.denoiser, moved["x0"], generator, moved.get("condition"))
+        fabric.backward(value)
+        if self.clip > 0:
+            fabric.clip_gradients(wrapped, optimiser, max_norm=self.clip, error_if_nonfinite=False)
+        optimiser.step()
+        optimiser.zero_grad()
+        return value.detach()
 
     def _batch(self, step: int, rank: int) -> Batch:
         return self.batches(step, np.random.Generator(np.random.Philox(key=_key(self.seed, step, rank, 0))))
@@ -165,9 +187,12 @@ class Trainer:
         pending.clear()
         return values
 
-    def _keep(self, folder: Path, step: int, network: torch.nn.Module, optimiser: Any) -> None:
+    def _keep(self, folder: Path, step: int, network: torch.nn.Module, optimiser: Any, fabric: Any) -> None:
         """Write a state under a temporary name and rename it, then drop all but the last two."""
         state = {f"network/{key}": value for key, value in network.state_dict().items()}
+        bad = next((key for key, value in state.items() if not torch.isfinite(value).all()), None)
+        if bad is not None:
+            raise UserError(f"the weights are not finite after step {step - 1} ({bad}): a smaller learning rate or float32 may help")
         for name, average in self.averages.items():
             state |= {f"average/{name}/{key}": value for key, value in average.values.items()}
         kept = optimiser.state_dict()["state"]
@@ -175,39 +200,132 @@ class Trainer:
         part = folder / f"step-{step:08d}.tmp"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        save_file({key: value.detach().cpu().contiguous().clone() for key, value in state.items()}, part / "state.safetensors")
+        whole = safetensors.save({key: value.detach().cpu().contiguous().clone() for key, value in state.items()})
+        (part / "state.safetensors").write_bytes(whole)
         counts = {name: average.count for name, average in self.averages.items()}
-        (part / "state.json").write_text(json.dumps({"step": step, "counts": counts, "config": self._description()}))
+        meta = {"step": step, "counts": counts, "config": self._description()}
+        scaler = fabric.strategy.precision.state_dict()  # of float16; empty otherwise
+        (part / "state.json").write_text(json.dumps(meta | ({"scaler": scaler} if scaler else {})))
         target = folder / f"step-{step:08d}"
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
         for old in _states(folder)[:-2]:
             shutil.rmtree(old)
 
-    def _restore(self, folder: Path, network: torch.nn.Module, optimiser: Any) -> int:
-        """Load the last whole state; the step to go on with (0 when there is none)."""
+    def _begin(self, folder: Path, network: torch.nn.Module, optimiser: Any, fabric: Any, resume: bool) -> int:
+        """The step to begin with, everything loaded that it needs."""
         states = _states(folder)
-        if not states:
-            return 0
-        meta = json.loads((states[-1] / "state.json").read_text())
-        changed = sorted(key for key in {*meta["config"], *self._description()} if meta["config"].get(key) != self._description().get(key))
+        if states and not resume:
+            raise CheckpointError(f"{folder} holds a training already ({states[-1].name}): resume it, or train into another folder")
+        begin = self._restore(states[-1], network, optimiser, fabric) if states else 0
+        if begin > self.steps:
+            raise CheckpointError(f"{states[-1]} is {begin} steps on already, beyond the {self.steps} that are asked for")
+        if fabric.global_rank == 0:
+            for part in folder.glob("step-*.tmp"):
+                shutil.rmtree(part)
+            _cut(folder / "loss.jsonl", begin)
+        return begin
+
+    def _restore(self, folder: Path, network: torch.nn.Module, optimiser: Any, fabric: Any) -> int:
+        """Load a state; its step."""
+        try:
+            meta = json.loads((folder / "state.json").read_text())
+            state = safetensors.load_file(folder / "state.safetensors")
+            step, counts, config = int(meta["step"]), dict(meta["counts"]), dict(meta["config"])
+        except KeyError as error:
+            raise CheckpointError(f"{folder} is damaged (state.json lacks {error}): remove it to go on from the state before") from error
+        except (SafetensorError, OSError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{folder} is damaged ({error}): remove it to go on from the state before") from error
+        here = self._description()
+        changed = sorted(key for key in {*config, *here} if config.get(key) != here.get(key))
         if changed:
-            pairs = "; ".join(f"{key}: {meta['config'].get(key)} there, {self._description().get(key)} now" for key in changed)
+            pairs = "; ".join(f"{key}: {config.get(key)} there, {here.get(key)} now" for key in changed)
             raise CheckpointError(f"{folder} holds a training of another configuration ({pairs})")
-        state = load_file(states[-1] / "state.safetensors")
-        network.load_state_dict(_part(state, "network/"))
+        if set(counts) != set(self.averages):
+            there, now = sorted(counts), sorted(self.averages)
+            raise CheckpointError(f"{folder} holds a training of another configuration (averages: {there} there, {now} now)")
+        try:
+            network.load_state_dict(_part(state, "network/"))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise CheckpointError(f"{folder} holds the training of another network: {reason}") from error
         for name, average in self.averages.items():
-            average.values = _part(state, f"average/{name}/")
-            average.count = meta["counts"][name]
+            average.values = {key: value.to(fabric.device) for key, value in _part(state, f"average/{name}/").items()}
+            average.count = counts[name]
+        if "scaler" in meta:
+            fabric.strategy.precision.load_state_dict(meta["scaler"])
         entries: dict[int, dict[str, Tensor]] = {}
         for key, value in _part(state, "optimiser/").items():
             index, _, name = key.partition("/")
             entries.setdefault(int(index), {})[name] = value
         optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
-        return int(meta["step"])
+        return step
 
     def _description(self) -> dict[str, Any]:
         return json.loads(json.dumps({"seed": self.seed, "clip": self.clip, "precision": self.precision, **self.config}))
+
+
+class _Sealed:
+    """Arguments that Fabric's precision leaves as they are; rounded to bfloat16, step 999 could not be told from step 1000."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+
+class _Sealing(torch.nn.Module):
+    """Seals the label and the condition on their way into Fabric's wrapper."""
+
+    def __init__(self, wrapped: torch.nn.Module) -> None:
+        super().__init__()
+        self.wrapped = wrapped
+
+    def forward(self, x: Any, label: Any, condition: Any) -> Any:
+        return self.wrapped(x, _Sealed(label, condition))
+
+
+class _Opening(torch.nn.Module):
+    """Opens them on the other side."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Any, sealed: _Sealed) -> Any:
+        return self.network(x, *sealed.values)
+
+
+@contextmanager
+def _brake(processes: int) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed. With several processes, or where somebody else handles it, Python's own way stays."""
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if processes > 1 or not mine:
+        yield lambda: False
+        return
+    pulled = threading.Event()
+
+    def pull(*_: Any) -> None:
+        pulled.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, pull)
+    try:
+        yield pulled.is_set
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drop what a log says beyond a step, for these steps will be made again; a line cut short is dropped too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        with suppress(ValueError, KeyError):
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+    part = path.with_name(path.name + ".tmp")
+    part.write_text("".join(kept))
+    part.replace(path)
 
 
 def _states(folder: Path) -> list[Path]:
@@ -222,7 +340,7 @@ def _key(*numbers: int) -> int:
     return int(np.random.SeedSequence([n % 2**63 for n in numbers]).generate_state(1, np.uint64)[0])
 
 
-def _ahead(make: Callable[[int], Batch], steps: Sequence[int], depth: int = 3) -> Iterator[tuple[int, Batch]]:
+def _ahead(make: Callable[[int], Batch], steps: Sequence[int], depth: int = 3) -> Generator[tuple[int, Batch], None, None]:
     """Batches made in a thread while the network works; their content depends on the step alone."""
     queue: Queue[Any] = Queue(depth)
     stop = threading.Event()
@@ -246,5 +364,6 @@ def _ahead(make: Callable[[int], Batch], steps: Sequence[int], depth: int = 3) -
             yield item
     finally:
         stop.set()
-        while not queue.empty():
-            queue.get_nowait()
+        while thread.is_alive():
+            with suppress(Empty):
+                queue.get(timeout=0.05)
