@@ -28,7 +28,17 @@ class Strict(BaseModel):
 
 
 class Package(Strict):
-    """A package of a public registry, taken with that registry's own client and never installed."""
+    """A package of a public registry, taken with that registry's own client and never installed.
+
+    Attributes:
+        registry: which.
+        package: its name there.
+        version: exactly this one.
+        form: what is taken of it.
+        sha256: of the package.
+        bytes: its size.
+        inner: path of the data inside the package, or of the folder that holds them.
+    """
 
     registry: Literal["pypi", "debian"]
     package: str
@@ -46,7 +56,12 @@ class Package(Strict):
 
 
 class Home(Strict):
-    """A file at its official home."""
+    """A file at its official home.
+
+    Attributes:
+        url: of the file.
+        page: that describes it and its terms.
+    """
 
     url: str
     page: str

@@ -12,6 +12,7 @@ from unstir.errors import DataError, RecipeError, UnknownName, UserError, neares
 from unstir_pipelines import document, environment, options
 from unstir_pipelines.document import Document
 from unstir_pipelines.options import Option, UsageError
+from unstir_pipelines.store import is_disk_full, make_folder
 
 _OWN = ("files", "out", "device", "progress")
 
@@ -55,22 +56,23 @@ def apply(
     else:
         command = target
     extra = {key: _checked(more[key], value) for key, value in given.items() if key in more}
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder")
-    out.mkdir(parents=True, exist_ok=True)
+    usable = environment.device(device)
+    is_new = not out.exists()
+    make_folder(out, "--out")
     try:
-        result = command(paths, out, device=environment.device(device), progress=progress, **extra)
+        result = command(paths, out, device=usable, progress=progress, **extra)
     except ModuleNotFoundError as error:
         missing = registry.missing_extra("apply", name, error)
         if missing is None:
             raise
         raise missing from error
     except OSError as error:
-        from unstir_pipelines.store import is_disk_full
-
         if is_disk_full(error):
             raise UserError(f"the disk that holds {out} is full: free some space and run the same command again") from error
         raise
+    finally:
+        if is_new and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
     return dict(result or {})
 
 

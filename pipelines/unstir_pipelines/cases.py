@@ -38,7 +38,7 @@ class CaseSource:
         for path in self.assembly.files:
             if not path.exists():
                 raise DataError(f"{path} does not exist")
-            item = self.assembly.task.read(path)
+            item = self.assembly.task.read(path, **self.assembly.reading)
             key = path.name.partition(".")[0] or path.name
             if hasattr(item, "attrs"):
                 item.attrs.setdefault("key", key)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unstir import registry
+from unstir import names, registry
 from unstir.errors import UnstirError
 from unstir_pipelines import document
 from unstir_pipelines.document import Document
 from unstir_pipelines.peek import peek
+
+CORE = "core"
 
 TOP = {
     "title": "text",
@@ -65,17 +67,34 @@ def described(name: str) -> dict[str, Any]:
 
 
 def part(kind: str, name: str) -> dict[str, Any]:
-    """A registered class: the first sentence of its docstring, and its options."""
-    reference = registry.reference(kind, name)
-    seen = peek(reference.target)
-    rows = [{"key": option.name, "kind": option.kind, "value": option.default or "(required)"} for option in seen.options] if seen else []
-    summary = seen.summary if seen else f"{reference.target} (its source is not to be found)"
+    """A registered class: the first sentence of its docstring, and its options; a short name with options of its own shows them."""
+    reference, word = registry.reference(kind, name), registry.KINDS[kind]
+    preset = names.stands_for(word, name) if reference.plugin == CORE else None
+    if preset is not None and preset[1]:
+        return _part(word, name, CORE, *preset)
+    return _part(word, name, reference.plugin, reference.target, {})
+
+
+def grid(name: str) -> dict[str, Any] | None:
+    """A grid by its short name, ``None`` where there is none: grids are the core's and no plugin registers one."""
+    preset = names.stands_for("grid", name)
+    return None if preset is None else _part("grid", name, CORE, *preset)
+
+
+def _part(word: str, name: str, plugin: str, target: str, preset: dict[str, Any]) -> dict[str, Any]:
+    seen = peek(target)
+    own = {key: repr(value) for key, value in preset.items()}
+    rows = [
+        {"key": option.name, "kind": option.kind, "value": own.get(option.name, option.default or "(required)")}
+        for option in (seen.options if seen else ())
+    ]
     return {
-        "kind": registry.KINDS[kind],
+        "kind": word,
         "name": name,
-        "plugin": reference.plugin,
-        "target": reference.target,
-        "summary": summary,
+        "plugin": plugin,
+        "target": target,
+        "title": names.known(word)[name] if preset else "",
+        "summary": seen.summary if seen else f"{target} (its source is not to be found)",
         "options": rows,
     }
 

@@ -21,9 +21,10 @@ from rich.console import Console
 
 from unstir.errors import UserError, nearest
 from unstir.plugin.protocols import Setting
+from unstir_pipelines.options import UsageError
 from unstir_pipelines.pairing import Difference, Scored, paired_difference
 from unstir_pipelines.results import Number, Results, ahead, headed, read, setting_title
-from unstir_pipelines.store import to_json, write_whole
+from unstir_pipelines.store import make_folder, to_json, write_whole
 from unstir_pipelines.tables import Column, TextTable, cells_of
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ def join(folders: Sequence[Path], by: str = "method") -> Comparison:
     if by not in ("method", "setting") and by not in options:
         near = nearest(by, {"method", "setting", *options}, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: method, setting, {', '.join(sorted(options))}"
-        raise UserError(f"--by {by!r} is not an option of any method of these runs; {hint}")
+        raise UsageError(f"--by {by!r} is not an option of any method of these runs; {hint}")
     found = [entry for run in runs for entry in _entries(run, by, runs)]
     found = _told_apart(_without_twins(found), _differing)
     return Comparison(by, runs, _told_apart(found, lambda shared: {"run"}))
@@ -291,7 +292,7 @@ def compare(folders: Sequence[Path], by: str | None = None, out: Path = Path("ru
 
     comparison = join(folders, by or "method")
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "--out")
     text = io.StringIO()
     Console(file=text, width=120, color_system=None).print(comparison.table())
     write_whole(out / "table.txt", text.getvalue())

@@ -61,7 +61,7 @@ def _torch() -> Finding:
         return Finding("torch", "fault", f"cannot be imported ({error}): install it again, see pytorch.org")
     device = environment.device("auto")
     if device == "cpu":
-        return Finding("torch", "ok", f"{torch.__version__}, on the CPU with {torch.get_num_threads()} threads")
+        return Finding("torch", "ok", f"{torch.__version__}, on the CPU with {torch.get_num_threads()} thread(s)")
     return Finding("torch", "ok", f"{torch.__version__}, on {torch.cuda.get_device_name(0)}")
 
 

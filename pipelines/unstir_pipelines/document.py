@@ -38,9 +38,10 @@ class Document:
 
     def where(self, key: str) -> str:
         """Say where a key stands: ``"recipe.yaml:7"``, the override that set it, or the nearest key above it."""
+        overrides = [said for said in self.said if key == said or key.startswith(f"{said}.")]
+        if overrides:
+            return self.said[max(overrides, key=len)]
         while True:
-            if key in self.said:
-                return self.said[key]
             if key in self.lines and self.path is not None:
                 return f"{self.path.name}:{self.lines[key]}"
             if not key:

@@ -90,6 +90,7 @@ class Assembly:
     metrics: list[Any]
     figures: list[Any]
     entries: dict[str, Any]
+    reading: dict[str, Any]
 
 
 @dataclass
@@ -151,7 +152,7 @@ class Recipe:
             missing = "task" if entries.task is None else "methods"
             raise RecipeError(f"recipe {document.name} has no {missing!r}, so there is nothing to run ({document.where('')})")
         task = options.build("tasks", document, "task", entries.task)
-        dataset, files = _data(entries.data, document)
+        dataset, files, reading = _data(entries.data, document, task)
         methods, spelled = _methods(entries, document, self.chosen)
         checkpoints = {label: entry["checkpoint"] for label, entry in spelled.items() if entry.get("checkpoint")}
         metrics, metric_entries = _parts("metrics", entries.metrics, getattr(task, "metrics", ()), document)
@@ -166,7 +167,7 @@ class Recipe:
             "metrics": metric_entries,
             "figures": figure_entries,
         }
-        return Assembly(task, dataset, files, methods, checkpoints, metrics, figures, written)
+        return Assembly(task, dataset, files, methods, checkpoints, metrics, figures, written, reading)
 
     def _check_varied(self, key: str) -> None:
         top = key.partition(".")[0]
@@ -237,7 +238,8 @@ def prepare(
         _override(document, "cases", count if count is not None else [str(key) for key in cases], "--cases")  # type: ignore[union-attr]
     if data:
         own = dict(data) if isinstance(data, Mapping) else _own_data([str(path) for path in data])
-        _override(document, "data", own, "--data")
+        named = dict.fromkeys(key.split(".")[1] for key in document.said if key.startswith("data."))
+        _override(document, "data", own | {name: document.content["data"][name] for name in named}, "--data")
     recipe = Recipe(document, _validated(document.content, document))
     if methods is not None:
         if not methods:
@@ -322,7 +324,20 @@ def _no_key(document: Document, key: str, known: Sequence[str]) -> RecipeError:
 def _own_data(files: list[str]) -> Entry:
     if len(files) == 1 and not Path(files[0]).exists() and files[0] in registry.names("data"):
         return {"name": files[0]}
+    for file in files:
+        if not Path(file).exists() and Path(file).suffix == "" and file.count("/") == 1:
+            _refuse_dataset(file)
     return {"files": [str(Path(file).expanduser().resolve()) for file in files]}
+
+
+def _refuse_dataset(name: str) -> None:
+    """Raise where a missing file has the shape of a dataset's name, in a domain that has datasets."""
+    datasets = registry.names("data")
+    if name in datasets:
+        raise RecipeError(f"--data takes files or one registered dataset: give {name} alone")
+    near = nearest(name, [other for other in datasets if other.partition("/")[0] == name.partition("/")[0]], 1)
+    if near:
+        raise RecipeError(f"{Path(name).resolve()} does not exist, and there is no dataset {name!r}; did you mean {near[0]!r}? (--data)")
 
 
 def _validated(content: dict[str, Any], document: Document) -> Schema:
@@ -361,21 +376,34 @@ def _keys(value: Any) -> list[str]:
     return [str(index) for index in range(len(value))] if isinstance(value, list) else []
 
 
-def _data(entry: Entry | None, document: Document) -> tuple[Any, list[Path]]:
+def _data(entry: Entry | None, document: Document, task: Any) -> tuple[Any, list[Path], dict[str, Any]]:
+    """The dataset, or the user's files and the options that the task reads them with."""
     if entry is None:
         raise RecipeError(f"recipe {document.name} has no 'data'; add it, or give your own files with --data FILE ({document.where('')})")
     own = next((key for key in OWN_DATA if key in entry), None)
     if own is None:
-        return options.build("data", document, "data", entry), []
-    extra = [name for name in entry if name != own]
-    if extra:
-        raise options.unknown_key(document, f"data.{extra[0]}", [own])
+        return options.build("data", document, "data", entry), [], {}
+    known = options.signature_options(task.read) if own == "files" else {}
+    for first in list(known)[:1]:  # the path
+        del known[first]
+    reading = {}
+    for name in (name for name in entry if name != own):
+        if name not in known:
+            raise options.unknown_key(document, f"data.{name}", [own, *known])
+        reading[name] = _option(known[name], entry[name], f"data.{name}", document)
     files = entry[own]
     if not isinstance(files, list) or not files or not all(isinstance(file, str) for file in files):
         raise RecipeError(f"data.{own} must be a list of paths, got {options.shown(files)} ({document.where(f'data.{own}')})")
     if own == "files":
-        return None, [Path(file) for file in files]
-    return Datasets(tuple(Path(file) for file in files)), []
+        return None, [Path(file) for file in files], reading
+    return Datasets(tuple(Path(file) for file in files)), [], {}
+
+
+def _option(option: options.Option, value: Any, key: str, document: Document) -> Any:
+    try:
+        return options.checked(option, value)
+    except ValueError as error:
+        raise RecipeError(f"{option.name} {error} ({document.where(key)})") from None
 
 
 def _methods(entries: Schema, document: Document, chosen: list[str] | None) -> tuple[dict[str, Any], dict[str, Entry]]:

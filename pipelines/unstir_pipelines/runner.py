@@ -10,13 +10,13 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unstir import registry
-from unstir.errors import RecipeError, UserError
+from unstir.errors import CheckpointError, RecipeError, UserError
 from unstir_pipelines import document, environment, jobs
 from unstir_pipelines.cases import fingerprint
 from unstir_pipelines.display import Silent
@@ -25,7 +25,7 @@ from unstir_pipelines.jobs import Bench, Plan, reason_of
 from unstir_pipelines.options import UsageError
 from unstir_pipelines.recipe import Recipe
 from unstir_pipelines.settings import folder_name
-from unstir_pipelines.store import Job, RunFolder, is_disk_full, to_json, write_whole
+from unstir_pipelines.store import Job, RunFolder, is_disk_full, make_folder, to_json, write_whole
 from unstir_pipelines.view import Run
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def execute(recipe: Recipe, means: Means, *, out: Path | None = None, resume: Pa
     device = environment.device(means.device)
     desk = Bench(Plan(recipe.resolved, "", device, means.threads or _default_threads()))
     keys, prints = _cases(desk)
-    for checkpoint in {name for index in keys for name in desk.assembly(index).checkpoints.values()}:
-        desk.prior(checkpoint)
+    _check_priors(desk, keys)
     folder = _folder(recipe, out, resume)
     with folder.begun(), folder.held():
         is_new = not folder.holds_run()
@@ -294,21 +293,33 @@ def _cases(desk: Bench) -> tuple[dict[int, list[str]], dict[str, str | None]]:
     return keys, prints
 
 
+def _check_priors(desk: Bench, settings: Iterable[int]) -> None:
+    """Load every checkpoint, and ask the methods whether theirs fits."""
+    for index in settings:
+        assembly = desk.assembly(index)
+        for label, checkpoint in assembly.checkpoints.items():
+            prior = desk.prior(checkpoint)
+            check = getattr(assembly.methods[label], "check_prior", None)
+            try:
+                if check is not None:
+                    check(prior)
+            except CheckpointError as error:
+                raise CheckpointError(f"checkpoint {checkpoint} does not fit method {label!r}: {error}") from error
+
+
 def _folder(recipe: Recipe, out: Path | None, resume: Path | None) -> RunFolder:
     if resume is not None:
         return RunFolder.open(resume)
     if out is None:
         return RunFolder.create(Path("runs"), recipe.name)
     folder = RunFolder(out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file; name a folder")
     if (
         not folder.holds_run()
         and out.is_dir()
         and any(not path.name.startswith(".") and path.name != "environment.json" for path in out.iterdir())
     ):
         raise UserError(f"--out {out} holds other files and no run; name a new or empty folder")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "--out")
     return folder
 
 

@@ -87,7 +87,7 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.path.is_dir():
-            raise DataError(f"run {path} does not exist")
+            raise DataError(f"{path} is a file, not a run folder" if folder.path.exists() else f"run {path} does not exist")
         if not folder.holds_run():
             raise DataError(f"{path} is not a run folder: it has no recipe.yaml")
         return folder
@@ -254,7 +254,10 @@ def write_estimate(estimate: Estimate, case: Case, task: Any, stem: Path) -> lis
 
 
 def write_dataset(data: xr.Dataset, path: Path) -> None:
-    """Write a Dataset as netCDF; attributes that netCDF cannot hold (nested lists, dicts, booleans) become JSON text."""
+    """Write a Dataset as netCDF; attributes that netCDF cannot hold (nested lists, dicts, booleans) become JSON text.
+
+    The file is made in memory: HDF5 crashes the process when a disk fills up under it.
+    """
     data = data.copy(deep=False)
     data.attrs = _encoded(data.attrs)
     for name in data.variables:
@@ -263,7 +266,9 @@ def write_dataset(data: xr.Dataset, path: Path) -> None:
     with warnings.catch_warnings():
         # complex numbers are HDF5 compound types: read back here, but not by every netCDF tool
         warnings.filterwarnings("ignore", message="You are writing invalid netcdf features")
-        data.to_netcdf(path, engine="h5netcdf", invalid_netcdf=has_complex)
+        whole = data.to_netcdf(engine="h5netcdf", invalid_netcdf=has_complex)
+    with open(path, "wb") as file:
+        file.write(whole)
 
 
 def read_dataset(path: Path) -> xr.Dataset:
@@ -315,6 +320,27 @@ def write_whole(path: Path, content: str | bytes) -> None:
         raise
 
 
+def make_folder(path: Path, option: str) -> None:
+    """Make a folder that the user named, and those above it.
+
+    Args:
+        path: the folder; it may be there already.
+        option: where it was named (``"--out"``).
+
+    Raises:
+        UserError: it is a file, or it cannot be made there.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{option} {path} is a file; name a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{option} {path} cannot be made ({reason}); name a folder where you may write") from error
+
+
 def sync(path: Path) -> None:
     """Flush a written file to the disk."""
     with open(path, "rb") as file:
@@ -322,9 +348,9 @@ def sync(path: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Does an error mean that the disk, or the user's share of it, is full?"""
+    """Does an error mean that the disk, or what the user may write to it, is full?"""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
         if isinstance(error, OSError | RuntimeError) and "No space left on device" in str(error):
             return True

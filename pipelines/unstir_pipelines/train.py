@@ -12,6 +12,7 @@ from unstir.errors import RecipeError, UserError
 from unstir_pipelines import environment, options, recipe
 from unstir_pipelines.document import Document
 from unstir_pipelines.settings import file_name
+from unstir_pipelines.store import is_disk_full, make_folder
 
 KINDS = ("methods", "tasks")
 """Where the name of a training is looked up."""
@@ -49,11 +50,13 @@ def train(
     if entry is None:
         raise RecipeError(f"recipe {document.name} has no 'train', so there is nothing to train ({document.where('')})")
     entry = dict(entry)
+    kind, target = _target(document, entry.get("name"))
     for key, value in (("data", [str(path) for path in data] or None), ("seed", seed)):
+        if value is not None and key not in options.options_of(target):
+            raise options.UsageError(f"{entry['name']} takes no --{key} (unstir show {document.name} lists what it takes)")
         if value is not None:
             entry[key] = value
             document.said[f"train.{key}"] = f"--{key}"
-    kind, target = _target(document, entry.get("name"))
     training = options.build(kind, document, "train", entry, target=target)
     begin = getattr(training, "run", None) or getattr(training, "train", None)
     if begin is None:
@@ -61,20 +64,21 @@ def train(
             f"{entry['name']} is not a training: it has no run(out, device, progress, resume) ({document.where('train.name')})"
         )
     place = Path("runs/checkpoints", file_name(prepared.name.rpartition("/")[2])) if out is None else out
-    is_used = place.exists() and (not place.is_dir() or any(place.iterdir()))
+    if place.exists() and not place.is_dir():
+        raise UserError(f"--out {place} is a file; name a folder")
+    is_used = place.exists() and any(place.iterdir())
     if is_used and not resume:
         raise UserError(f"{place} holds something already: add --resume to go on with it, or give another --out")
     if resume and not is_used:
         raise UserError(f"{place} holds nothing to resume; leave --resume out")
-    place.parent.mkdir(parents=True, exist_ok=True)
+    usable = environment.device(device)
+    make_folder(place.parent, "--out")
     previous = signal.getsignal(signal.SIGINT)
     try:
-        made = begin(place, device=environment.device(device), progress=progress, resume=resume)
+        made = begin(place, device=usable, progress=progress, resume=resume)
     except KeyboardInterrupt:
         raise UserError(f"stopped: the same command with --out {place} --resume goes on") from None
     except OSError as error:
-        from unstir_pipelines.store import is_disk_full
-
         if is_disk_full(error):
             raise UserError(f"the disk that holds {place} is full: free some space, and the same command with --resume goes on") from error
         raise

@@ -91,14 +91,27 @@ def test_a_failed_job_exits_with_1_and_says_which(unstir, recipe: Path):
         (["run", "toy/line"], 2, "there is no recipe 'toy/line'; did you mean 'toy/lines'"),
         (["run"], 2, "name a recipe, as unstir run medical/sparse-view-ct (unstir recipes lists them), or a run with --resume"),
         (["run", "toy/lines", "surplus"], 2, "unexpected 'surplus': run takes one recipe; files come after --data"),
-        (["run", "toy/lines", "--seed", "x"], 2, "--seed"),
+        (["run", "toy/lines", "--seed", "x"], 2, "error: --seed must be a whole number (unstir run --help shows how)"),
+        (["run", "toy/lines", "--seed", "-1"], 2, "seed must be a whole number from 0, or a list of such, got -1 (--seed -1)"),
+        (["run", "toy/lines", "--engine", "slurm"], 2, "--engine must be one of local, dask, got 'slurm'"),
+        (["run", "toy/lines", "--methods", "smoth"], 2, "recipe toy/lines has no method 'smoth'; did you mean 'smooth'?"),
+        (["run", "toy/lines", "--set", "task.noise"], 2, "--set needs KEY=VALUE, as --set task.views=8, got 'task.noise'"),
+        (["run", "toy/lines", "--set", "task.noise=loud"], 2, "noise must be a number, got 'loud' (--set task.noise=loud)"),
+        (["run", "toy/lines", "--set", "metrics=[toy/eror]"], 2, "did you mean 'toy/error' or 'toy/spread'? (--set metrics=[toy/eror])"),
+        (["run", "toy/lines", "--data", "toy/line"], 2, "there is no dataset 'toy/line'; did you mean 'toy/lines'? (--data)"),
+        (["run", "toy/lines", "--data", "toy/lines", "x.npy"], 2, "--data takes files or one registered dataset: give toy/lines alone"),
         (["run", "--resume", "nothing"], 1, "run nothing does not exist"),
         (["run", "toy/lines", "--data", "nothing.npy"], 1, "nothing.npy does not exist"),
         (["run", "toy/train"], 2, "has no 'task', so there is nothing to run"),
         (["train", "toy/lines"], 2, "recipe toy/lines has no 'train', so there is nothing to train"),
         (["report", "nothing"], 1, "run nothing does not exist"),
         (["compare", "nothing"], 1, "run nothing does not exist"),
-        (["show", "toy/linse"], 1, "nothing is registered as 'toy/linse'; did you mean 'toy/lines'"),
+        (["report", "count.txt"], 1, "count.txt is a file, not a run folder"),
+        (["train", "toy/train", "--data", "x.npy"], 2, "toy/training takes no --data (unstir show toy/train lists what it takes)"),
+        (["train", "toy/train", "--out", "count.txt"], 1, "--out count.txt is a file; name a folder"),
+        (["train", "toy/train", "--out", "count.txt/prior"], 1, "--out count.txt is a file; name a folder"),
+        (["show", "karas:20"], 2, "nothing is registered as 'karas'; did you mean 'karras'"),
+        (["show", "toy/linse"], 2, "nothing is registered as 'toy/linse'; did you mean 'toy/lines'"),
         (["nonsense"], 2, "no such command 'nonsense'"),
         (["run", "toy/lines", "--nonsense"], 2, "no such option: --nonsense"),
         (["apply", "toy/scale"], 2, "missing option '--out'"),
@@ -145,6 +158,44 @@ def test_show_lists_every_key_of_a_recipe_with_its_type_and_default(unstir):
     assert ["methods.smooth.steps", "int,", "at", "least", "1", "3"] in lines
     assert ["methods.smooth.edge", "'nearest'", "or", "'mirror'", "'nearest'", "(default)"] in lines
     assert ["task.copies", "int", "1", "(default)"] in lines
+
+
+def test_show_says_what_the_short_name_of_a_solver_stands_for(unstir):
+    code, out, _ = unstir("show", "dpm++2m")
+    assert code == 0
+    assert out.splitlines()[:3] == [
+        "solver dpm++2m  (plugin core)",
+        "  Multistep(start_up='none', variant='midpoint')",
+        "  A linear multistep solver of any order, one evaluation a step.",
+    ]
+    options = {row["key"]: row["value"] for row in json.loads(unstir("show", "dpm++2m", "--json")[1])[0]["options"]}
+    assert (options["start_up"], options["variant"], options["predictor"]) == ("'none'", "'midpoint'", "2")
+
+
+@pytest.mark.parametrize("name", ["karras", "karras:20,sigma_max=80", "log-snr", "logsnr", "times"])
+def test_show_knows_the_grids(unstir, name: str):
+    found = json.loads(unstir("show", name, "--json")[1])[0]
+    assert (found["kind"], found["name"]) == ("grid", name.partition(":")[0])
+    assert found["summary"]
+    assert found["options"][0]["value"] == "(required)"
+
+
+def test_compare_json_prints_compare_json(unstir):
+    unstir("run", "toy/lines", "--out", "out", "-q", *QUICK)
+    code, out, err = unstir("compare", "out", "--out", "both", "--json")
+    assert (code, err) == (0, "")
+    assert out == Path("both/compare.json").read_text()
+    assert json.loads(out)["by"] == "method"
+    code, _, err = unstir("compare", "out", "--by", "stepz")
+    assert (code, err) == (2, "error: --by 'stepz' is not an option of any method of these runs; did you mean 'steps'?\n")
+    assert unstir("compare", "out", "--out", "both/compare.json")[2] == "error: --out both/compare.json is a file; name a folder\n"
+
+
+def test_apply_that_fails_leaves_no_empty_folder(unstir):
+    Path("a.npy").write_text("no array")
+    assert unstir("apply", "toy/scale", "a.npy", "--out", "better", "--device", "cpu")[0] == 1
+    assert unstir("apply", "toy/scale", "a.npy", "--out", "better", "--device", "tpu")[0] == 1
+    assert not Path("better").exists()
 
 
 def test_show_reads_a_recipe_file_and_a_run_folder(unstir, recipe: Path):
@@ -197,7 +248,18 @@ def test_new_plugin_says_what_it_made(unstir):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["plugins"], ["recipes"], ["show", "toy/lines"], ["show", "toy/smooth"], ["run", "--help"], ["--version"]]
+    "words",
+    [
+        ["--help"],
+        ["plugins"],
+        ["recipes"],
+        ["show", "toy/lines"],
+        ["show", "toy/smooth"],
+        ["show", "dpm++2m"],
+        ["show", "karras:20"],
+        ["run", "--help"],
+        ["--version"],
+    ],
 )
 def test_looking_imports_no_heavy_library(words: list[str]):
     heavy = ["torch", "pandas", "xarray", "numpy", "matplotlib", "scipy", "pyarrow", "distributed"]

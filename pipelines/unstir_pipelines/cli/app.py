@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Errors are one sentence on standard
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -92,7 +93,7 @@ def _sentence(error: Exception) -> tuple[str, int]:
     if hasattr(error, "format_message"):
         context = getattr(error, "ctx", None)
         usage = f" ({context.command_path} --help shows how)" if context is not None else ""
-        text = str(error.format_message()).strip().rstrip(".")
+        text = _plain(str(error.format_message()).strip().rstrip("."))
         return (f"{text[:1].lower()}{text[1:]}{usage}" if text else ""), int(getattr(error, "exit_code", 2))
     if type(error).__name__ == "Abort":
         return "stopped", 1
@@ -109,6 +110,13 @@ def _sentence(error: Exception) -> tuple[str, int]:
         return f"{error.filename}: {(error.strerror or str(error)).lower()}", 1
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]} (a fault of unstir or of a plugin: --debug shows where)", 1
+
+
+def _plain(text: str) -> str:
+    """The parser's sentence about an option's value, in the words of the rest."""
+    found = re.fullmatch(r"Invalid value for '([^']+)': .*\b(integer|number|float|boolean)\b.*", text, flags=re.DOTALL)
+    kinds = {"integer": "a whole number", "boolean": "true or false"}
+    return text if found is None else f"{found[1]} must be {kinds.get(found[2], 'a number')}"
 
 
 def _fail(text: str, code: int) -> int:

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from unstir import registry
-from unstir.errors import UserError, nearest
+from unstir import names, registry
+from unstir.errors import nearest
 from unstir_pipelines.cli.say import Json, as_json, columns
+from unstir_pipelines.options import UsageError
 
 
 def recipes(json: Json = False) -> None:
@@ -24,10 +25,12 @@ def recipes(json: Json = False) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A recipe, or anything a plugin registers: a task, method, metric, dataset, checkpoint...")],
+    name: Annotated[
+        str, typer.Argument(help="A recipe, or anything that has a name: a task, method, metric, dataset, checkpoint, solver, grid...")
+    ],
     json: Json = False,
 ) -> None:
-    """Show a recipe with every key it takes, or what a registered name is and its options."""
+    """Show a recipe with every key it takes, or what a name is and its options."""
     found = _shown(name)
     if json:
         as_json(found)
@@ -107,12 +110,14 @@ def _shown(name: str) -> list[dict[str, Any]]:
     if path.suffix in (".yaml", ".yml") or path.is_file() or (path.is_dir() and (path / "recipe.yaml").is_file()):
         return [catalogue.described(name)]
     kinds = [kind for kind in sorted(registry.KINDS, key=lambda kind: kind != "recipes") if name in registry.names(kind)]
-    cards = catalogue.card(name)
-    if not kinds and cards is None:
-        known = {other for kind in registry.KINDS for other in registry.names(kind)}
+    others = [thing for thing in (catalogue.card(name), catalogue.grid(name)) if thing is not None]
+    if not kinds and not others:
+        if ":" in name:  # as a recipe has it: karras:20
+            return _shown(name.partition(":")[0].strip())
+        known = {other for kind in registry.KINDS for other in registry.names(kind)} | set(names.known("grid"))
         near = nearest(name, known)
         hint = f"; did you mean {' or '.join(repr(other) for other in near)}?" if near else ""
-        raise UserError(f"nothing is registered as {name!r}{hint} (unstir recipes and unstir plugins list what is)")
+        raise UsageError(f"nothing is registered as {name!r}{hint} (unstir recipes and unstir plugins list what is)")
     found = []
     for kind in kinds:
         if kind == "recipes":
@@ -121,9 +126,7 @@ def _shown(name: str) -> list[dict[str, Any]]:
             found.append(catalogue.checkpoint(name))
         else:
             found.append(catalogue.part(kind, name))
-    if cards is not None:
-        found.append(cards)
-    return found
+    return found + others
 
 
 def _print(thing: dict[str, Any]) -> None:

@@ -12,7 +12,9 @@ from unstir_pipelines.cli.say import Json, as_json
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, of one domain or several.")],
-    by: Annotated[str, typer.Option("--by", help="Rows of the table: method, or an option of methods (solver, grid...).")] = "method",
+    by: Annotated[
+        str, typer.Option("--by", help="Rows of the table: method, setting, or an option of methods (solver, grid...).")
+    ] = "method",
     out: Annotated[Path, typer.Option("--out", help="Folder of the table and the page.")] = Path("runs/compare"),
     json: Json = False,
 ) -> None:
@@ -23,7 +25,7 @@ def compare(
     folders = [RunFolder.open(run).path for run in runs]
     made = comparing.compare(folders, by, out)
     if json:
-        as_json({"files": [str(path) for path in sorted(out.rglob("*")) if path.is_file()]})
+        typer.echo((out / "compare.json").read_text(), nl=False)
         return
     table = out / "table.txt"
     if table.exists():
