@@ -63,6 +63,25 @@ def test_a_verb_that_looks_imports_no_torch(words):
     assert loaded_by_verb(*words) & HEAVY == set()
 
 
+def test_every_registered_name_points_at_something_that_is_there():
+    """Read from the sources, without importing them."""
+    code = """
+import importlib.util
+from pathlib import Path
+from unstir import registry
+missing = []
+for kind in registry.KINDS:
+    for name, reference in registry.names(kind).items():
+        module, _, rest = reference.target.partition(":")
+        spec = importlib.util.find_spec(module)
+        is_file = kind in ("recipes", "checkpoints")
+        if spec is None or (is_file and not (Path(spec.origin).parent / rest).exists()):
+            missing.append(f"{kind} {name}: {reference.target}")
+assert not missing, missing
+"""
+    assert loaded_by(code) & HEAVY == set()
+
+
 def test_show_imports_no_torch_for_any_recipe_or_registered_name():
     """One process for all of them: whichever pulls torch in, it is found."""
     code = """
