@@ -122,7 +122,7 @@ TUNED = {
     (20, TUNED_NOISE): (1.6, 8.0),
     (60, TUNED_NOISE): (2.8, 10.0),
 }
-"""(views over 180 degrees, noise in pixel units) to (lam, rho): near the best volume PSNR of lung1 at 128 x 128, fine grid, 60 x 6."""
+"""``lam`` and ``rho`` by views over 180 degrees and noise (pixel units): near the best PSNR of lung1 (128 x 128, fine grid, 60 x 6)."""
 TUNED_LIMITED = {0.0: (1.1, 4.0), TUNED_NOISE: (4.5, 8.0)}
 """The same for 90 views of 90 degrees."""
 

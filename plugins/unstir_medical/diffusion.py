@@ -183,13 +183,24 @@ class DiffusionReconstruction(ABC):
         info["prior_sha256"] = getattr(prior, "sha256", None)
         return Estimate(reconstruction(mean, case, std=std), nfe=found.nfe * self.samples, info=info)
 
-    def volume_prior(self, prior: Any, case: Case) -> Denoiser:
-        """The checkpoint as a denoiser of the volume."""
-        context = int(getattr(prior, "context", 0))
-        checkpoint.check(prior, shape=(1 + 2 * context, -1, -1))
+    def check_prior(self, prior: Any) -> None:
+        """Refuse a checkpoint that is no prior of slices in the window of the CT cases, before anything runs.
+
+        Args:
+            prior: a checkpoint's denoiser.
+
+        Raises:
+            CheckpointError: it is of another kind or was trained for another window.
+        """
+        checkpoint.check(prior, shape=(1 + 2 * int(getattr(prior, "context", 0)), -1, -1))
         window = getattr(prior, "facts", {}).get("window_hu", [-1000, 1000])
         if list(window) != [-1000, 1000]:
             raise CheckpointError(f"this prior was trained on the window {window} HU, and CT cases are on [-1000, 1000] HU")
+
+    def volume_prior(self, prior: Any, case: Case) -> Denoiser:
+        """The checkpoint as a denoiser of the volume."""
+        self.check_prior(prior)
+        context = int(getattr(prior, "context", 0))
         slices: Denoiser = prior
         if context and not self.neighbours:
             slices, context = SliceBySlice(prior, context), 0

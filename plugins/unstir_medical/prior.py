@@ -9,6 +9,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -112,8 +113,8 @@ class CTPriorTraining:
 
         def validate(step: int, trainer: Trainer) -> None:
             scores = held_out_psnr(self.averaged(trainer), held, self.context)
-            with (out / "validation.jsonl").open("a") as file:
-                file.write(json.dumps({"step": step, "seconds": round(time.monotonic() - started), "psnr": scores}) + "\n")
+            line = {"step": step, "seconds": round(time.monotonic() - started), "psnr": scores}
+            _log(out / "validation.jsonl", [*(old for old in _logged(out / "validation.jsonl") if old["step"] < step), line])
 
         trainer = Trainer(
             denoiser,
@@ -130,6 +131,8 @@ class CTPriorTraining:
             on_save=validate,
         )
         trainer.run(out / "training", resume=resume, progress=progress)
+        if _last(out / "validation.jsonl").get("step") != self.steps:  # killed between the last state and its validation
+            validate(self.steps, trainer)
         return self.write(out, trainer)
 
     def data(self) -> tuple[list[Source], tuple[np.ndarray, tuple[float, float, float]]]:
@@ -144,7 +147,7 @@ class CTPriorTraining:
                     held = hu[first:end].copy(), spacing
                     parts = [hu[:first], hu[end:]]
                     total = sum(len(part) for part in parts)
-                    for part in parts:
+                    for part in (part for part in parts if len(part)):
                         scaled = {plane: weight * len(part) / total for plane, weight in weights.items()}
                         sources += planes(part, spacing, scaled)
                 else:
@@ -227,6 +230,22 @@ recipe `unstir train medical/ct-prior`.
 """
 
 
+def _logged(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log that are whole."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def _log(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Write a log, whole or not at all."""
+    part = path.with_name(path.name + ".tmp")
+    part.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    part.replace(path)
+
+
 def _last(path: Path) -> Mapping[str, Any]:
-    lines = path.read_text().splitlines() if path.exists() else []
-    return json.loads(lines[-1]) if lines else {}
+    """The last whole line of a log."""
+    return (_logged(path) or [{}])[-1]

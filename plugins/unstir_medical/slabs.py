@@ -75,7 +75,7 @@ class Slabs:
         context: neighbours on either side.
         batch: slabs a batch.
         variants: grids a source is resampled to.
-        pixel_mm: range of pixel sizes.
+        pixel_mm: range of pixel sizes (a source smaller than the crop takes pixels as small as it needs).
         distance_mm: range of slice distances (a source thicker than that keeps its own).
         rotation: largest angle in degrees.
         alone: share of slabs whose neighbours are left out (zeros), so that the prior also works slice by slice.
@@ -83,7 +83,7 @@ class Slabs:
         progress: told of the grids made.
 
     Raises:
-        UserError: no source, or a crop that no source fills.
+        UserError: no source, or one with too few slices.
     """
 
     def __init__(
@@ -160,11 +160,15 @@ def _variant(
     """The source on a grid drawn from the ranges, every pixel the mean over its own area (box), every slice over its distance."""
     hu, (dz, dy, dx) = source.hu, source.spacing_mm
     if dz < distance_mm[0] / 1.4:
-        every = int(rng.integers(math.ceil(distance_mm[0] / dz - 1e-6), math.floor(distance_mm[1] / dz + 1e-6) + 1))
+        least = math.ceil(distance_mm[0] / dz - 1e-6)
+        every = int(rng.integers(least, max(least, math.floor(distance_mm[1] / dz + 1e-6)) + 1))
     else:
         every = 1
     first = int(rng.integers(max(len(hu) % every, every - 1) + 1)) if every > 1 else 0
+    first = min(first, max(len(hu) - every, 0))
     whole = (len(hu) - first) // every
+    if whole < 1:
+        raise UserError(f"a training volume of {len(hu)} slices {dz:g} mm apart is too thin for slices {every * dz:g} mm apart")
     stack = torch.from_numpy(hu[first : first + whole * every].reshape(whole, every, *hu.shape[1:]).mean(1))
     extent = min(stack.shape[1] * dy, stack.shape[2] * dx)
     largest = min(pixel_mm[1], extent / crop)

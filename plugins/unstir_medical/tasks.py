@@ -64,6 +64,8 @@ class ParallelBeamTask:
     mu_water: float = MU_WATER
     noise_seed: int = 0
 
+    case_noun: ClassVar[str] = "patient"
+    part_noun: ClassVar[str] = "slab"
     metrics: ClassVar[tuple[str, ...]] = ("medical/psnr", "medical/ssim", "medical/nmse", "medical/rmse-hu", "medical/data-residual")
     figures: ClassVar[tuple[str, ...]] = ("medical/slices", "medical/error-maps", "medical/residual", "medical/std", "medical/sinogram")
 
@@ -89,15 +91,21 @@ class ParallelBeamTask:
         """View angles in radians."""
         raise TypeError(f"{type(self).__name__} does not say where its views are: use SparseViewCT or LimitedAngleCT")
 
-    def read(self, path: Path) -> xr.Dataset:
+    def read(self, path: Path, *, index: int | None = None, series: str | None = None, resample: bool = False) -> xr.Dataset:
         """A user's own volume (NIfTI, NRRD, a folder of DICOM slices, NumPy) as an item like those of a dataset.
+
+        Args:
+            path: the file or folder.
+            index: which volume of a 4-D file.
+            series: which DICOM series: number, UID or part of its description.
+            resample: straighten tilt, shear and variable spacing?
 
         Raises:
             DataError: the file is missing, is not a volume or is not CT in HU.
         """
         from unstir_medical.readers import read
 
-        item: xr.Dataset = read(Path(path))
+        item: xr.Dataset = read(Path(path), index=index, series=series, resample=resample)
         return item
 
     def cases(self, items: Iterable[xr.Dataset]) -> Iterator[Case]:

@@ -61,7 +61,8 @@ def read(
         if index is None or not 0 <= index < values.shape[0]:
             given = "" if index is None else f", got {index}"
             raise DataError(
-                f"{path} holds {values.shape[0]} volumes of {values.shape[1:]}; choose one with index=0..{values.shape[0] - 1}{given}"
+                f"{path} holds {values.shape[0]} volumes of {values.shape[1:]}; "
+                f"choose one with index=0..{values.shape[0] - 1} (in a run: --set data.index=0){given}"
             )
         values = values[index]
     elif index not in (None, 0):

@@ -77,7 +77,10 @@ def _three(raw: np.ndarray, index: int | None, path: Path) -> np.ndarray:
     if raw.ndim == 4:
         if index is None or not 0 <= index < raw.shape[3]:
             given = "" if index is None else f", got {index}"
-            raise DataError(f"{path} holds {raw.shape[3]} volumes of {raw.shape[:3]}; choose one with index=0..{raw.shape[3] - 1}{given}")
+            raise DataError(
+                f"{path} holds {raw.shape[3]} volumes of {raw.shape[:3]}; "
+                f"choose one with index=0..{raw.shape[3] - 1} (in a run: --set data.index=0){given}"
+            )
         return raw[..., index]
     if index not in (None, 0):
         raise DataError(f"{path} holds one volume, there is no index {index}")
