@@ -22,7 +22,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -315,12 +315,12 @@ def _why(text: str) -> str:
 
 
 def _written(folder: Path) -> int:
+    """Bytes of the files in a folder where another program writes, and removes, at the same time."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # gone between the listing and the look
-            continue
+    for where, _, files in os.walk(folder):  # unlike rglob it steps over folders that vanish
+        for name in files:
+            with suppress(OSError):
+                total += (Path(where) / name).stat().st_size
     return total
 
 
