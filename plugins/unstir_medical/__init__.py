@@ -60,3 +60,23 @@ def unstir_recipes() -> dict[str, str]:
     """Sparse-view and limited-angle CT, the demo, and the training of the prior."""
     names = ("sparse-view-ct", "limited-angle-ct", "demo", "ct-prior")
     return {f"medical/{name}": f"unstir_medical:recipes/{name}.yaml" for name in names}
+
+
+@hookimpl
+def unstir_figures() -> dict[str, str]:
+    """Pictures of a CT run."""
+    names = {"overview": "Overview", "slices": "Slices", "error-maps": "ErrorMaps", "residual": "Residual"}
+    names |= {"std": "StandardDeviation", "sinogram": "Sinogram"}
+    return {f"medical/{name}": f"unstir_medical.figures:{cls}" for name, cls in names.items()}
+
+
+@hookimpl
+def unstir_checkpoints() -> dict[str, str]:
+    """The CT prior."""
+    return {"medical/ct-prior": "unstir_data:checkpoints/medical/ct-prior"}
+
+
+@hookimpl
+def unstir_apply() -> dict[str, str]:
+    """Reconstruct a sinogram, or a volume from simulated views."""
+    return {"medical/reconstruct": "unstir_medical.apply:Reconstruct"}

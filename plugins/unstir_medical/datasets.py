@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import xarray as xr
 
-from unstir.errors import UserError
+from unstir.errors import DataError, UserError
 from unstir_data import fetch
 from unstir_medical.readers import read
 
@@ -113,7 +113,7 @@ class FileVolume:
         check_range: whether CT values must look like HU.
     """
 
-    path: str
+    path: str = ""
     index: int | None = None
     series: str | None = None
     resample: bool = False
@@ -124,7 +124,13 @@ class FileVolume:
     card: ClassVar[str] = ""
 
     def load(self) -> Iterator[xr.Dataset]:
-        """The volume, dims (z, y, x); ``attrs["key"]`` is the file's stem."""
+        """The volume, dims (z, y, x); ``attrs["key"]`` is the file's stem.
+
+        Raises:
+            DataError: no path was given, or what is there is not a volume.
+        """
+        if not self.path:
+            raise DataError("medical/file needs the path of a volume: data.path=chest.nii.gz")
         options = {"index": self.index, "series": self.series, "resample": self.resample}
         volume = read(Path(self.path), modality=self.modality, check_range=self.check_range, **options)
         yield thinned(volume, self.every)

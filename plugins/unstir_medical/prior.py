@@ -160,7 +160,7 @@ class CTPriorTraining:
         """The untrained denoiser; its weights depend on the seed alone. In training, missing neighbours have no noise (``space``)."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = UNet(**network_config(self.widths, self.blocks, self.context)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network = UNet(**network_config(self.widths, self.blocks, self.context))
         return NetworkDenoiser(
             network,
             EDM(),

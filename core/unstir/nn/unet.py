@@ -145,6 +145,8 @@ class UNet(nn.Module):
         self.leave = convolution(widths[0], out_channels * cell, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        if dim == 2:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
 
     def forward(self, x: Tensor, label: Tensor, condition: Mapping[str, Tensor] | None = None) -> Tensor:
         """Apply the network.

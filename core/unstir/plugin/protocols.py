@@ -239,7 +239,7 @@ class Apply(Protocol):
     """A command on a user's own files (hook ``unstir_apply``); its other keyword arguments are the command's options."""
 
     def __call__(self, files: Sequence[Path], out: Path, *, device: str, progress: Progress, **options: Any) -> dict[str, Any]:
-        """Write results under ``out`` and return a JSON-able summary with ``"files"``, the paths written.
+        """Write results under ``out``; a JSON-able summary with ``"files"``, the paths written, and, if any, ``"said"``, sentences to show.
 
         Raises:
             DataError: a file is not what the command needs, in one sentence.

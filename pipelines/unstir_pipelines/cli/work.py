@@ -114,8 +114,8 @@ def apply(
     if json:
         as_json(summary)
     elif not quiet:
-        for path in summary.get("files", ()):
-            typer.echo(str(path))
+        for line in (*summary.get("said", ()), *summary.get("files", ())):
+            typer.echo(str(line))
 
 
 def _cases(text: str | None) -> int | list[str] | None:

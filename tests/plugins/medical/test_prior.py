@@ -387,3 +387,14 @@ def test_the_command_refuses_a_misspelt_option(data, recipe, tmp_path, capsys):
     assert call("train", recipe, "--out", tmp_path / "out", "--set", "train.stepz=3") != 0
     assert "steps" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_shipped_prior_was_made_by_the_shipped_recipe():
+    recipe = yaml.safe_load(registry.path("recipes", "medical/ct-prior").read_text())["train"]
+    prior = unstir.load("medical/ct-prior")
+    training = CTPriorTraining(**{key: value for key, value in recipe.items() if key != "name"})
+    assert f"{training.steps} steps of {training.batch} slabs of {training.crop} x {training.crop}" in prior.card
+    assert f"precision {training.precision}" in prior.card
+    assert prior.context == training.context
+    folder = registry.path("checkpoints", "medical/ct-prior")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 12e6
