@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -263,12 +264,18 @@ def write_dataset(data: xr.Dataset, path: Path) -> None:
     for name in data.variables:
         data[name].attrs = _encoded(data[name].attrs)
     has_complex = any(variable.dtype.kind == "c" for variable in data.variables.values())
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_cluster():
         # complex numbers are HDF5 compound types: read back here, but not by every netCDF tool
         warnings.filterwarnings("ignore", message="You are writing invalid netcdf features")
         whole = data.to_netcdf(engine="h5netcdf", invalid_netcdf=has_complex)
     with open(path, "wb") as file:
         file.write(whole)
+
+
+def _no_cluster() -> contextlib.AbstractContextManager[Any]:
+    """On a Dask worker, keep xarray from asking the cluster for a lock on a file that is in this process's memory."""
+    dask = sys.modules.get("dask")
+    return dask.config.set(scheduler="threads") if dask is not None else contextlib.nullcontext()
 
 
 def read_dataset(path: Path) -> xr.Dataset:

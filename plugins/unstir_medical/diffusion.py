@@ -251,7 +251,7 @@ class DPS(DiffusionReconstruction):
 
     solver: str = "ddim:eta=1"
     grid: str = "karras:50,sigma_max=3,sigma_min=0.01"
-    weight: float = 1.0
+    weight: float = 10.0
 
     def guidance(self, operator: ParallelBeamCT, y: Tensor, case: Case, rows: Any) -> tuple[Sequence[Guide], Sequence[Steer]]:
         """The gradient of the residual's norm, in the score's form."""

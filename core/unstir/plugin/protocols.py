@@ -130,7 +130,7 @@ class Dataset(Protocol):
     """
 
     card: str
-    """Name of the card: ``cards/NAME.yaml`` in the package that holds the dataset, else in ``unstir_data``."""
+    """Name of the card: ``cards/NAME.yaml`` in the package that holds the dataset, else in ``unstir_data``; "" for the user's own files."""
 
     def load(self) -> Iterable[Data]:
         """Yield the items one by one, each with its key in ``attrs["key"]`` (an item without ``attrs`` comes as ``(key, item)``)."""

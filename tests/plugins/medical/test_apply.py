@@ -24,7 +24,7 @@ from unstir_medical.tasks import SparseViewCT
 from unstir_medical.writers import write
 
 SIZE, PIXEL = 32, 2.0
-QUICK = {"grid": "log-snr:2,sigma_max=0.2,sigma_min=0.1", "iterations": 2}
+QUICK = {"grid": "log-snr:2,sigma_max=0.1,sigma_min=0.05", "iterations": 2}
 
 
 def phantom(slices=3, size=SIZE, pixel=PIXEL, distance=5.0):

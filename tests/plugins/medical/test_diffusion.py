@@ -126,7 +126,8 @@ def test_dps_fits_the_data_better_than_a_sample_of_the_prior():
 
 def test_the_residual_falls_along_the_steps():
     case = started(made_case(), 0.2)
-    for method in (DDS(start="other", grid="karras:6,sigma_max=0.2,sigma_min=0.02", iterations=2), DDS(grid=SHORT, iterations=2)):
+    warm = DDS(start="other", start_level=0.2, grid="karras:6,sigma_max=0.2,sigma_min=0.02", iterations=2)
+    for method in (warm, DDS(grid=SHORT, iterations=2)):
         trace = method(case, GaussianPrior(MEAN), 0).info["trace"]["residual"]
         assert len(trace) in (4, 6)
         assert trace[-1] < 0.2
@@ -251,7 +252,7 @@ def changes_of_the_first_slice(boundary):
     """How the first slice moves in one data step, for two volumes that differ in their last slice alone."""
     case = made_case(slices=6)
     operator, y = pixel_problem(case)
-    _, (steer,) = DiffusionMBIR(boundary=boundary).guidance(operator, y, case, None)
+    _, (steer,) = DiffusionMBIR(boundary=boundary, rho=10.0, cg=1).guidance(operator, y, case, None)
     found = []
     for last in (0.5, 1.0):
         x = torch.full((1, 6, SIZE, SIZE), 0.5)
@@ -271,7 +272,7 @@ def test_the_last_slice_does_not_pull_at_the_first():
 def test_paper_units_are_those_of_the_scaled_back_projection():
     case = made_case(views=4)
     operator, y = pixel_problem(case)
-    for method in (DiffusionMBIR(), DDS(tv=True)):
+    for method in (DiffusionMBIR(rho=10.0), DDS(tv=True)):
         _, (steer,) = method.guidance(operator, y, case, None)
         assert (steer.lam, steer.rho) == pytest.approx((0.04 * 8 / math.pi, 10 * 8 / math.pi))
     _, (steer,) = DiffusionMBIR(paper_units=False, lam=0.3, rho=2.0).guidance(operator, y, case, None)
