@@ -44,6 +44,7 @@ bench: $(VENV)/.bench  ## measurements beside other libraries
 	@$(BIN)/python benchmarks/solver_overhead.py
 	@$(BIN)/python benchmarks/ct_operator.py
 	@$(BIN)/python benchmarks/ct_baselines.py
+	@$(BIN)/python benchmarks/ct_diffusion.py
 
 clean:
 	rm -rf $(VENV) runs docs/_build
