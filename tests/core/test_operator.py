@@ -90,11 +90,12 @@ def test_results_are_new_tensors_and_arguments_stay(operator):
 @every
 def test_a_sample_does_not_depend_on_its_batch(operator):
     x = gaussian(5, *operator.shape_in)
-    if isinstance(operator, Compose | Stack | Dense) and "dense" in operator.describe().lower():
-        pytest.skip("a dense matrix product sums in an order that depends on the batch")
+    # a dense matrix product sums in an order that depends on the batch: the same but for rounding
+    is_dense = isinstance(operator, Compose | Stack | Dense) and "dense" in operator.describe().lower()
     for dtype in (torch.float64, torch.float32):
         together, alone = operator.normal(x.to(dtype)), operator.normal(x[2:3].to(dtype))
-        assert torch.equal(together[2:3], alone)
+        rounding = 50 * torch.finfo(dtype).eps * float(alone.abs().max()) if is_dense else 0.0
+        torch.testing.assert_close(together[2:3], alone, rtol=0.0, atol=rounding)
 
 
 @every
