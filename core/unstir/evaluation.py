@@ -16,7 +16,7 @@ from torch import Tensor
 from unstir.denoiser import Denoiser
 from unstir.errors import UserError
 from unstir.process import Joint, Process
-from unstir.space import Euclidean
+from unstir.space import Euclidean, JointSpace
 from unstir.state import Coefficient, State, batch_size, clone, combine, leaves, map_state
 
 
@@ -67,21 +67,48 @@ class Evaluation:
         self.step = 0
         self._first: list[Tensor] | None = None
         self._fresh: bool | None = None
+        self._expected: tuple[State, Any, State] | None = None
 
     def __call__(self, z: State, t: Any) -> State:
         """The clean estimate, in the structure, shape and dtype of ``z``, sharing no memory with it; it may be kept.
 
+        Of a discrete leaf it is what that process says: probabilities (batch, *shape, K), or a real number for each count.
+
         Raises:
             UserError: the denoiser gave something else; names the step.
         """
-        x = self.with_anchor(z, t)
-        estimate = self.denoiser(x, t, self.condition)
-        check_like(estimate, z, f"the denoiser's estimate at step {self.step}")
-        if not isinstance(self.denoiser.space, Euclidean):
-            estimate = self.denoiser.space.project(estimate, self.condition)
-        fresh = self._is_fresh(leaves(estimate))
-        self.x0 = map_state(lambda tensor, own: _own(tensor, own, fresh), estimate, z)
+        known, self._expected = self.expected(z, t), None
+        self.x0 = self.believed(self.with_anchor(z, t), t) if known is None else known
         return self.x0
+
+    def expect(self, z: State, t: Any, x0: State) -> None:
+        """The next evaluation, if it is of this very state at this time, is already known."""
+        self._expected = (z, t, x0)
+
+    def expected(self, z: State, t: Any) -> Any:
+        """The estimate that is already known of this very state at this time, or None."""
+        if self._expected is None or isinstance(t, Tensor):
+            return None
+        state, time, x0 = self._expected
+        return x0 if state is z and time == t else None
+
+    def believed(self, x: State, t: Any) -> State:
+        """The clean estimate of a state with its anchor; see ``__call__``."""
+        estimate = self.denoiser(x, t, self.condition)
+        check_like(estimate, x, f"the denoiser's estimate at step {self.step}", whole=discrete_leaves(self.process))
+        if not isinstance(self.denoiser.space, Euclidean):
+            estimate = self._projected(estimate)
+        fresh = self._is_fresh(leaves(estimate))
+        return map_state(lambda tensor, own: _own(tensor, own, fresh), estimate, x)
+
+    def _projected(self, estimate: Any) -> Any:
+        """The estimate in the space of the state; that of a discrete leaf lives elsewhere and stays."""
+        space, whole = self.denoiser.space, discrete_leaves(self.process)
+        if not whole:
+            return space.project(estimate, self.condition)
+        if not isinstance(space, JointSpace):
+            return estimate
+        return {k: value if k in whole else space.of(k).project(value, self.condition) for k, value in estimate.items()}
 
     def _is_fresh(self, estimate: list[Tensor]) -> bool:
         """Does the denoiser give new tensors? The first is held, and the second (hence all) is new if it lies elsewhere."""
@@ -124,8 +151,22 @@ def anchor_for(process: Process, condition: Mapping[str, Any] | None) -> Any:
     return process.need(anchor)
 
 
-def check_like(state: Any, like: State, what: str) -> None:
-    """Raise unless ``state`` has the structure and shapes of ``like``, and is of a floating dtype.
+def discrete_leaves(process: Process) -> frozenset[str]:
+    """The leaves of a joint process whose states are whole numbers; ``{""}`` for a discrete process on its own."""
+    if isinstance(process, Joint):
+        return frozenset(leaf for leaf, own in process.leaves.items() if own.discrete)
+    return frozenset([""] if process.discrete else [])
+
+
+def check_like(state: Any, like: State, what: str, whole: frozenset[str] = frozenset(), leaf: str = "") -> None:
+    """Raise unless ``state`` has the structure, shapes and kind of numbers of ``like``.
+
+    Args:
+        state: what is checked.
+        like: what it should be like.
+        what: how a message names it.
+        whole: discrete leaves, of which ``state`` holds estimates: floating, one row a sample.
+        leaf: the leaf at hand.
 
     Raises:
         UserError: says what differs.
@@ -135,13 +176,15 @@ def check_like(state: Any, like: State, what: str) -> None:
             got = sorted(state) if isinstance(state, dict) else type(state).__name__
             raise UserError(f"{what} must have the leaves {sorted(like)}, got {got}")
         for leaf in like:
-            check_like(state[leaf], like[leaf], f"{what}, leaf {leaf!r},")
+            check_like(state[leaf], like[leaf], f"{what}, leaf {leaf!r},", whole, leaf)
     elif not isinstance(state, Tensor):
         raise UserError(f"{what} must be a tensor, got {type(state).__name__}")
-    elif state.shape != like.shape:
+    elif state.shape[: like.ndim] != like.shape if leaf in whole else state.shape != like.shape:
         raise UserError(f"{what} must have shape {tuple(like.shape)}, got {tuple(state.shape)}")
-    elif not state.is_floating_point():
+    elif not state.is_floating_point() and (leaf in whole or like.is_floating_point()):
         raise UserError(f"{what} must be of a floating dtype, got {state.dtype}")
+    elif leaf not in whole and state.is_floating_point() and not like.is_floating_point():
+        raise UserError(f"{what} must be of whole numbers, got {state.dtype}")
 
 
 def _address(tensor: Tensor) -> int:
@@ -152,7 +195,7 @@ def _own(estimate: Tensor, z: Tensor, fresh: bool) -> Tensor:
     """The estimate in the dtype of the state, without a graph; copied unless it is known to be new."""
     if estimate.requires_grad:
         estimate = estimate.detach()
-    if estimate.dtype != z.dtype:
+    if estimate.dtype != z.dtype and z.is_floating_point():
         return estimate.to(z.dtype)
     return estimate if fresh and _address(estimate) != _address(z) else estimate.clone()
 
@@ -163,14 +206,17 @@ def working_tensor(denoiser: torch.nn.Module, start: State | None) -> Tensor:
     A denoiser in half precision keeps states in float32; one without numbers of its own gets torch's default dtype.
 
     Raises:
-        UserError: ``start`` is not of a floating dtype.
+        UserError: ``start`` has whole numbers where the process has real ones.
     """
-    if start is not None:
-        tensor = leaves(start)[0]
-        if not tensor.is_floating_point():
+    known: dict[str, Tensor] = {} if start is None else start if isinstance(start, dict) else {"": start}
+    whole = discrete_leaves(denoiser.process)  # type: ignore[arg-type]
+    for leaf, tensor in known.items():
+        if not tensor.is_floating_point() and leaf not in whole:
             raise UserError(f"the state at the start must be of a floating dtype, got {tensor.dtype}")
-        device = next((p.device for p in denoiser.parameters()), tensor.device)
-        return torch.empty(0, dtype=tensor.dtype, device=device)
+    for tensor in known.values():
+        if tensor.is_floating_point():
+            device = next((p.device for p in denoiser.parameters()), tensor.device)
+            return torch.empty(0, dtype=tensor.dtype, device=device)
     for tensor in (*denoiser.parameters(), *denoiser.buffers()):
         if tensor.is_floating_point():
             wide = tensor.dtype if tensor.dtype == torch.float64 else torch.float32

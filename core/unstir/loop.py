@@ -18,12 +18,13 @@ import torch
 from unstir import names
 from unstir.denoiser import Denoiser
 from unstir.errors import SamplingDiverged, UserError
-from unstir.evaluation import Counted, Evaluation, check_like, working_tensor
+from unstir.evaluation import Counted, Evaluation, working_tensor
 from unstir.noise import NoiseSource
 from unstir.samples import Samples, joined, plain
-from unstir.solver.base import Memory, Row, Solver
-from unstir.start import cut, first_state, rows_of, shape_of, times_of, unit_noise
-from unstir.state import State, clone, combine, is_finite, leaves, map_state
+from unstir.solver.base import Memory, Solver
+from unstir.start import cut, first_state, known_at, noise_for, rows_of, shape_of, times_of, unit_noise
+from unstir.state import clone, is_finite, leaves, map_state
+from unstir.steering import Steering
 
 
 def sample(
@@ -35,7 +36,7 @@ def sample(
     guides: Sequence[Any] = (),
     steers: Sequence[Any] = (),
     condition: Mapping[str, Any] | None = None,
-    start: tuple[State, Any] | None = None,
+    start: Sequence[Any] | None = None,
     seed: int = 0,
     batch: int | None = None,
     trace: bool = False,
@@ -51,7 +52,8 @@ def sample(
         guides: each wraps the denoiser, the first innermost.
         steers: each may change the state after a step, in order.
         condition: what the denoiser is conditioned on: tensors with one row a sample, or one row for all. ``anchor`` is the anchor.
-        start: ``(state, t)``: begin with this noisy state (``count`` rows, or one for all) at time t; the grid is cut there.
+        start: ``(state, t)``: begin with this noisy state (``count`` rows, or one for all) at time t; the grid is cut there. A third entry
+            is what the solver remembers from before: the twin of a reversible solver, ``{"noise": [...]}`` draws to be repeated.
         seed: any integer; sample ``i`` depends on it and on ``i`` only.
         batch: samples worked on at a time; all at once when absent.
         trace: are the state and the estimate of every step kept?
@@ -80,7 +82,7 @@ def stream(
     guides: Sequence[Any] = (),
     steers: Sequence[Any] = (),
     condition: Mapping[str, Any] | None = None,
-    start: tuple[State, Any] | None = None,
+    start: Sequence[Any] | None = None,
     seed: int = 0,
     batch: int | None = None,
     trace: bool = False,
@@ -107,7 +109,7 @@ class _Run:
     guides: Sequence[Any]
     steers: Sequence[Any]
     condition: Mapping[str, Any] | None
-    start: tuple[State, Any] | None
+    start: Sequence[Any] | None
     seed: int
     batch: int | None
     trace: bool
@@ -117,10 +119,15 @@ class _Run:
         for name, number, least in (("count", self.count, 0), ("batch", 1 if self.batch is None else self.batch, 1)):
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
                 raise UserError(f"{name} must be a whole number of at least {least}, got {number!r}")
-        self.size = self.batch or max(self.count, 1)
+        group = math.lcm(*(steer.particles for steer in self.steers))
+        if self.count % group:
+            raise UserError(f"count must be a multiple of the {group} particles of a problem, got {self.count}")
+        self.size = max((self.batch or max(self.count, 1)) // group, 1) * group
         self.like = working_tensor(self.denoiser, self.start[0] if self.start else None)
         self.times = cut(times_of(names.grid(self.grid), self.denoiser.process), self.start[1] if self.start else None)
         self.rows = self.solver.plan(self.denoiser.process, self.times)
+        self.guides = [guide.planned(self.rows) for guide in self.guides]
+        self.times = [self.rows[0].t, *(row.s for row in self.rows)] if self.rows else self.times
         self.differentiates = any(getattr(part, "needs_grad", False) for part in (*self.guides, *self.steers))
         NoiseSource(self.seed, ())
 
@@ -146,15 +153,16 @@ class _Run:
             noise, process = NoiseSource(self.seed, chosen), self.denoiser.process
             model = Evaluation(denoiser, process, condition)
             z = first_state(self.denoiser, model, noise, self.times, self.like, self.count, self.start)
-            shape, space = map_state(lambda leaf: tuple(leaf.shape[1:]), z), self.denoiser.space
-            memory = Memory(lambda: space.draw(unit_noise(noise, shape, self.like, "solver"), condition))  # type: ignore[arg-type]
-            notes: list[dict[Any, Any]] = [{} for _ in self.steers]
+            shape = map_state(lambda leaf: tuple(leaf.shape[1:]), z)
+            known = known_at(self.start, chosen, self.count)
+            memory = Memory(lambda: noise_for(self.denoiser, noise, shape, self.like, condition), noise, known)
+            steering = Steering(self.steers, self.denoiser, model, noise, memory) if self.steers else None
             path, estimates = [clone(model.with_anchor(z, self.times[0]))] if self.trace else [], []
             for row in self.rows:
-                model.step = row.index
+                model.step, last = row.index, row is self.rows[-1]
+                z = steering.before(z, row, last) if steering else z
                 z = self.solver.step(z, row, model, memory)
-                if self.steers:
-                    z = self.steered(z, row, model, noise, notes)
+                z = steering.after(z, row, last) if steering else z
                 if self.trace:
                     path.append(clone(model.with_anchor(z, row.s)))
                     estimates.append(clone(model.x0))
@@ -170,20 +178,9 @@ class _Run:
                     self.progress(len(self.rows) * chunk + row.index + 1, len(self.rows) * chunks)
             x = model.with_anchor(z, self.times[-1])
         x, path, estimates = plain(x), [plain(state) for state in path], [plain(state) for state in estimates]
-        return Samples(x, -(-counted.tally[0] // len(chosen)), self.times, path if self.trace else None, estimates if self.trace else None)
+        nfe, info = -(-counted.tally[0] // len(chosen)), steering.info if steering else {}
+        return Samples(x, nfe, self.times, path if self.trace else None, estimates if self.trace else None, info)
 
     def looks(self, step: int, watch: bool) -> bool:
         """Is the state looked at after this step? At all when watched, at the last, and on a CPU (no synchronisation) at 0, 1, 3, 7..."""
         return watch or step + 1 == len(self.rows) or (self.like.device.type == "cpu" and step & (step + 1) == 0)
-
-    def steered(self, z: State, row: Row, model: Evaluation, noise: NoiseSource, notes: list[dict[Any, Any]]) -> State:
-        """The state after every steer, back in its space."""
-        from unstir.steer.base import Moment
-
-        x = model.with_anchor(z, row.s)
-        for steer, own in zip(self.steers, notes, strict=True):
-            moment = Moment(row, model.x0, model.process, model.condition, noise, noise.indices, own)
-            new = steer.after(x, moment)
-            check_like(new, z, f"the state from {type(steer).__name__} at step {row.index}")
-            x = self.denoiser.space.project(new, model.condition)
-        return combine(z, 0.0, (1.0, model.with_anchor(x, row.s, -1.0)))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from unstir.state import State, batch_size, cat, map_state, take
 
@@ -21,6 +23,7 @@ class Samples:
         times: the times of the grid, first to last.
         path: with ``trace``, the state at each of these times.
         estimates: with ``trace``, the last clean estimate of each step.
+        info: what steers reported, by name: tensors with one row a sample, or one a problem.
     """
 
     x: State
@@ -28,6 +31,7 @@ class Samples:
     times: list[Any]
     path: list[State] | None = field(default=None, repr=False)
     estimates: list[State] | None = field(default=None, repr=False)
+    info: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return batch_size(self.x)
@@ -52,7 +56,8 @@ def joined(chunks: Sequence[Samples]) -> Samples:
         return None if states[0] is None else [cat(step) for step in zip(*states, strict=True)]
 
     nfe = max(chunk.nfe for chunk in chunks)
-    return Samples(cat([chunk.x for chunk in chunks]), nfe, first.times, each("path"), each("estimates"))
+    info = {name: torch.cat([chunk.info[name] for chunk in chunks]) for name in first.info}
+    return Samples(cat([chunk.x for chunk in chunks]), nfe, first.times, each("path"), each("estimates"), info)
 
 
 def plain(state: State) -> State:

@@ -13,10 +13,10 @@ from torch import Tensor
 from unstir.denoiser import Denoiser
 from unstir.denoiser.base import check_shape
 from unstir.errors import UserError
-from unstir.evaluation import Evaluation
+from unstir.evaluation import Evaluation, discrete_leaves
 from unstir.grid import Grid
 from unstir.noise import NoiseSource
-from unstir.process import Process
+from unstir.process import Joint, Process
 from unstir.state import State, batch_size, clone, combine, map_state, nonzero
 
 Shape = tuple[int, ...] | dict[str, tuple[int, ...]]
@@ -115,7 +115,7 @@ def first_state(
     times: Sequence[Any],
     like: Tensor,
     count: int,
-    start: tuple[State, Any] | None,
+    start: Sequence[Any] | None,
 ) -> State:
     """The state at the first time, without its anchor: ``start``, or a draw of the prior there. Shares no memory with ``start``.
 
@@ -123,7 +123,7 @@ def first_state(
         UserError: ``start`` does not fit the denoiser or the number of samples.
     """
     if start is not None:
-        x = map_state(lambda leaf: leaf.to(device=like.device, dtype=like.dtype), start[0])
+        x = map_state(lambda leaf: leaf.to(device=like.device, dtype=like.dtype if leaf.is_floating_point() else None), start[0])
         rows = batch_size(x)
         if rows not in (1, count):
             raise UserError(f"the state at the start must have one row a sample ({count}) or one row for all, got {rows}")
@@ -131,8 +131,14 @@ def first_state(
         x = map_state(lambda leaf: leaf.expand(len(source), *leaf.shape[1:]) if rows == 1 else leaf[chosen], x)
         check_shape(x, denoiser.shape, "the denoiser")
         return clone(evaluation.with_anchor(x, times[0], -1.0))
-    mean, std = denoiser.process.prior((evaluation.condition or {}).get("anchor"), times[0])
-    shape = shape_of(denoiser, evaluation.condition)
+    process, shape, anchor = denoiser.process, shape_of(denoiser, evaluation.condition), (evaluation.condition or {}).get("anchor")
+    whole = discrete_leaves(process)
+    if isinstance(process, Joint) and whole and isinstance(shape, dict):
+        return {leaf: _first_leaf(denoiser, leaf, evaluation, source, times[0], shape[leaf], like) for leaf in shape}
+    if whole:
+        first = process.first(source, shape, "start").to(like.device)  # type: ignore[attr-defined]
+        return denoiser.space.project(first, evaluation.condition)
+    mean, std = process.prior(anchor, times[0])
     if nonzero(std):
         unit: Any = denoiser.space.draw(unit_noise(source, shape, like, "start"), evaluation.condition)  # type: ignore[arg-type]
     else:  # pinned: nothing is drawn for it
@@ -141,6 +147,50 @@ def first_state(
     if isinstance(unit, dict):
         return evaluation.with_anchor({leaf: _around(unit[leaf], std[leaf], mean[leaf]) for leaf in unit}, times[0], -1.0)
     return evaluation.with_anchor(_around(unit, std, mean), times[0], -1.0)
+
+
+def _first_leaf(
+    denoiser: Denoiser, leaf: str, evaluation: Evaluation, source: NoiseSource, t: Any, shape: tuple[int, ...], like: Tensor
+) -> Tensor:
+    """The first state of one leaf beside discrete ones, which may not be anchored."""
+    process, space = denoiser.process.leaves[leaf], denoiser.space.of(leaf)  # type: ignore[attr-defined]
+    if process.discrete:
+        return space.project(process.first(source, shape, f"start/{leaf}").to(like.device), evaluation.condition)
+    mean, std = process.prior(None, t[leaf] if isinstance(t, Mapping) else t)
+    unit = source.draw(shape, like.dtype, like.device, f"start/{leaf}")
+    return _around(space.draw(unit, evaluation.condition), std, mean)
+
+
+def noise_for(denoiser: Denoiser, source: NoiseSource, shape: Shape, like: Tensor, condition: Mapping[str, Any] | None) -> State:
+    """A solver's draw: unit noise in the space of the state; plain unit normals in float64 for discrete leaves."""
+    whole, space = discrete_leaves(denoiser.process), denoiser.space
+    if not whole:
+        return space.draw(unit_noise(source, shape, like, "solver"), condition)  # type: ignore[arg-type]
+    wide = like.new_empty(0, dtype=torch.float64)
+    if not isinstance(shape, dict):
+        return unit_noise(source, shape, wide, "solver")
+    drawn = {leaf: source.draw(own, (wide if leaf in whole else like).dtype, like.device, f"solver/{leaf}") for leaf, own in shape.items()}
+    return {leaf: unit if leaf in whole else space.of(leaf).draw(unit, condition) for leaf, unit in drawn.items()}  # type: ignore[attr-defined]
+
+
+def known_at(start: Sequence[Any] | None, chosen: range, count: int) -> dict[Any, Any]:
+    """The part of a start's memory that belongs to the chosen samples.
+
+    Args:
+        start: ``(state, t)`` or ``(state, t, memory)``.
+        chosen: indices of the samples.
+        count: number of samples of the whole run.
+    """
+
+    def part(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: part(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [part(inner) for inner in value]
+        whole = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == count
+        return value[chosen.start : chosen.stop].clone() if whole else value
+
+    return part(start[2]) if start is not None and len(start) > 2 else {}
 
 
 def _around(unit: Tensor, std: float, mean: Any) -> Tensor:

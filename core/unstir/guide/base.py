@@ -6,7 +6,7 @@ D'(x, t) = guide(D, x, t);   guides stack in list order, the first innermost.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from unstir.errors import UserError
 if TYPE_CHECKING:
     from unstir.operator.base import Operator
     from unstir.process import Process
+    from unstir.solver.base import Row
     from unstir.state import State
 
 
@@ -45,8 +46,19 @@ class Guide(ABC):
             x0, structured like ``x``, in new tensors.
         """
 
+    def planned(self, rows: Sequence[Row]) -> Guide:
+        """The guide that knows the steps about to be made; itself, where it has no use for them.
+
+        Args:
+            rows: the solver's plan, one row a step.
+
+        Returns:
+            A guide of the same meaning; :func:`unstir.sample` asks once, before the first chunk.
+        """
+        return self
+
     def wrap(self, denoiser: Denoiser) -> Denoiser:
-        """The guided denoiser, of the same process, space, shape and normaliser."""
+        """The guided denoiser, of the same process, space, shape and normaliser; wrapped anew for each trajectory."""
         return Guided(denoiser, self)
 
 

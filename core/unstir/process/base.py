@@ -34,11 +34,13 @@ class Process(ABC):
         t_min: the time nearest the data from which sampling grids start (sigma is small there, not zero).
         t_max: the time of the prior.
         anchored: whether ``beta`` differs from 0, so that an anchor is needed.
+        discrete: whether states are whole numbers (categories, counts), with a law of their own instead of ``alpha x_0 + sigma eps``.
     """
 
     t_min: float
     t_max: float
     anchored: ClassVar[bool] = False
+    discrete: ClassVar[bool] = False
 
     @property
     def t_zero(self) -> float:

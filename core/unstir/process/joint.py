@@ -63,6 +63,11 @@ class Joint(Process):
         return any(process.anchored for process in self.leaves.values())
 
     @property
+    def discrete(self) -> bool:  # type: ignore[override]
+        """Whether every leaf is of whole numbers."""
+        return all(process.discrete for process in self.leaves.values())
+
+    @property
     def clock(self) -> Process:
         """The process of the first leaf."""
         return next(iter(self.leaves.values()))

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from unstir.errors import UserError
+from unstir.noise import NoiseSource
 from unstir.process import Joint, Process
-from unstir.state import State, combine, empty_like, nonzero
+from unstir.state import State, clone, combine, empty_like, nonzero
 
 _NOTHING = 1e-8  # where alpha/sigma is below it, its square is lost to rounding beside 1: pure noise
 Number = float | dict[str, float]
@@ -107,18 +108,34 @@ class Memory(dict[Any, Any]):
 
     Args:
         noise: gives unit noise in the space of the state, a new draw at every call.
+        source: the keyed noise of these samples, for laws other than the normal.
+        known: what it remembers from the beginning (the other state of a reversible solver, draws to be repeated).
+
+    Attributes:
+        source: as given.
     """
 
-    def __init__(self, noise: Callable[[], State] | None = None) -> None:
-        super().__init__()
-        self._noise = noise
+    def __init__(
+        self, noise: Callable[[], State] | None = None, source: NoiseSource | None = None, known: Mapping[Any, Any] | None = None
+    ) -> None:
+        super().__init__(known or {})
+        self._noise, self.source, self._replayed = noise, source, 0
 
     def noise(self) -> State:
         """Unit noise in the space of the state, keyed by sample; a new draw at every call.
 
+        Under a start that brings its own draws, ``memory["noise"]``, these are given again, in order.
+
         Raises:
             RuntimeError: this trajectory was given no source of noise.
+            UserError: the draws that the start brought are used up.
         """
+        if "noise" in self:
+            draws = self["noise"]
+            self._replayed += 1
+            if self._replayed > len(draws):
+                raise UserError(f"the start brought {len(draws)} draws of noise, and the solver asks for more: sample as it was encoded")
+            return clone(draws[self._replayed - 1])
         if self._noise is None:
             raise RuntimeError("a stochastic step needs a source of noise: Memory(noise=...)")
         return self._noise()

@@ -1,4 +1,4 @@
-"""A steer says where the state may go after a step: a function of the state and the step.
+"""A steer says where the state may go before and after a step: a function of the state and the step.
 
 x_s <- steer(x_s; x0, row),   row: the step from time t to time s, x0: what the denoiser last believed during it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -21,18 +21,33 @@ if TYPE_CHECKING:
     from unstir.state import State
 
 
+class Trajectory(Protocol):
+    """What a steer may ask of the trajectory it steers; the loop's answer is in ``unstir.steering``."""
+
+    def look(self) -> State:
+        """What the guided denoiser believes of the state handed to the steer, structured like it."""
+
+    def resample(self, index: Tensor) -> State:
+        """That state at ``index`` (batch,), with all that belongs to it."""
+
+    def report(self, name: str, value: Tensor) -> None:
+        """Put a tensor into ``Samples.info``."""
+
+
 @dataclass
 class Moment:
-    """What a steer knows about the step that has just been made.
+    """What a steer knows about the step that is about to be made, or has just been made.
 
     Attributes:
         row: the step's row of the plan: times t -> s, alpha, sigma and rho at both.
-        x0: the last estimate of the clean state within this step, structured like the state.
+        x0: the last estimate of the clean state (within this step, once it is made), structured like the state; None before the first.
         process: the process of the state.
         condition: what the denoiser was given, batch first.
         noise: keyed noise of these samples.
         index: numbers of the samples of this batch within the whole run.
         memory: the steer's own notes; empty at the start of a trajectory, kept until its end.
+        last: is this the last step?
+        trajectory: what :meth:`look`, :meth:`resample` and :meth:`report` ask.
     """
 
     row: Row
@@ -42,6 +57,44 @@ class Moment:
     noise: NoiseSource | None = None
     index: Sequence[int] = ()
     memory: MutableMapping[Any, Any] = field(default_factory=dict)
+    last: bool = False
+    trajectory: Trajectory | None = None
+
+    def look(self) -> State:
+        """What the guided denoiser believes of the state handed to the steer, at the time it is at (x/alpha where sigma is 0).
+
+        It is evaluated once, and costs nothing where the state then goes unchanged (or resampled) into the next step, which begins
+        with this evaluation.
+
+        Returns:
+            x0, structured like the state; not to be overwritten.
+        """
+        return self._asked().look()
+
+    def resample(self, index: Tensor) -> State:
+        """Samples take the place of others: what belongs to them (the solver's history, this estimate, the notes of steers) follows.
+
+        Args:
+            index: (batch,) long: which sample each place gets; within one problem only.
+
+        Returns:
+            The state handed to the steer, at ``index``: return it.
+        """
+        return self._asked().resample(index)
+
+    def report(self, name: str, value: Tensor) -> None:
+        """Put a tensor into ``Samples.info``; the last of a name stays, and chunks are joined along its first axis.
+
+        Args:
+            name: its key.
+            value: one row a sample, or one a problem.
+        """
+        self._asked().report(name, value)
+
+    def _asked(self) -> Trajectory:
+        if self.trajectory is None:
+            raise UserError("this steer asks for a trajectory: it runs under unstir.sample only")
+        return self.trajectory
 
     @property
     def rho(self) -> float:
@@ -66,13 +119,27 @@ class Moment:
 
 
 class Steer(ABC):
-    """Changes a state after a step; never mixes the samples of a batch.
+    """Changes a state before or after a step; never mixes samples, but for those of one problem.
 
     Attributes:
         exactness: in a sentence, which law the steered samples follow, and in which limit.
+        particles: how many consecutive samples make one problem; a run has a whole number of problems, and no chunk cuts one.
     """
 
     exactness: ClassVar[str]
+    particles: int = 1
+
+    def before(self, x: State, moment: Moment) -> State:
+        """The state before the step, steered; as it is, unless a subclass says otherwise.
+
+        Args:
+            x: the state at the time the step starts from, batch first, anchor included; not overwritten.
+            moment: the step, not yet made.
+
+        Returns:
+            The new state, of the same structure, shape and dtype.
+        """
+        return x
 
     @abstractmethod
     def after(self, x: State, moment: Moment) -> State:
