@@ -34,6 +34,10 @@ from unstir.solver import Memory, Solver
 _HIGH, _LOW = 2.0, 0.1  # levels sigma/alpha between which order is measured; the flow of GM4 is curved there and neither end is trivial
 
 
+class NotLinear(UserError):
+    """A solver's steps are not linear in state, estimate and noise, so their variance has no closed form."""
+
+
 @dataclass(frozen=True)
 class OrderCheck:
     """Order of accuracy, declared and measured.
@@ -281,10 +285,15 @@ def variance_ratio(solver: Solver | str, process: Process, times: Sequence[float
 
     Returns:
         Sampled over exact standard deviation at the last time.
+
+    Raises:
+        NotLinear: the solver's steps are not linear.
     """
     made: Solver = names.solver(solver)
+    if not made.linear:
+        raise NotLinear(f"the steps of {made!r} are not linear in state, estimate and noise")
     rows = made.plan(process, Times(tuple(times)).times(process))
-    width = 2 + len(rows) * (1 + made.evaluations)
+    width = 2 + len(rows) * (2 + made.evaluations)
     used = 1
     x: Any = torch.zeros(1, width, dtype=torch.float64)
     x[0, 0] = math.sqrt(_law(process, times[0], variance))

@@ -34,12 +34,14 @@ class Process(ABC):
         t_min: the time nearest the data from which sampling grids start (sigma is small there, not zero).
         t_max: the time of the prior.
         anchored: whether ``beta`` differs from 0, so that an anchor is needed.
+        scalar: whether all coordinates of a state share one noise level, so that any solver of real states can step it.
         discrete: whether states are whole numbers (categories, counts), with a law of their own instead of ``alpha x_0 + sigma eps``.
     """
 
     t_min: float
     t_max: float
     anchored: ClassVar[bool] = False
+    scalar: ClassVar[bool] = True
     discrete: ClassVar[bool] = False
 
     @property

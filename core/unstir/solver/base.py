@@ -153,10 +153,14 @@ class Solver(ABC):
     Attributes:
         order: global order of accuracy it declares (``unstir certify`` measures it).
         evaluations: evaluations of the denoiser per step; the last step may need fewer.
+        linear: is a step linear in state, estimates and noise? (Then the variance of its samples of a normal law is known exactly.)
+        adaptive: does it choose its own steps between the times of the grid, to a ``tolerance``?
     """
 
     order: ClassVar[int]
     evaluations: ClassVar[int] = 1
+    linear: ClassVar[bool] = True
+    adaptive: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -171,6 +175,20 @@ class Solver(ABC):
         """Does it draw noise? (Any solver does, once, to leave a pinned start.)"""
         return False
 
+    def refuses(self, process: Process) -> str | None:
+        """Why it cannot run on a process, in a sentence that says what to do; ``None`` where it can.
+
+        Args:
+            process: a process; a leaf's answer counts for a joint one.
+        """
+        if isinstance(process, Joint):
+            return next((refusal for own in process.leaves.values() if (refusal := self.refuses(own))), None)
+        if process.discrete:
+            return f"{type(self).__name__} steps real numbers, and the states of {type(process).__name__} are whole: take a discrete solver"
+        if not process.scalar:
+            return f"{type(self).__name__} steps with one noise level, and {type(process).__name__} has several: take a solver made for it"
+        return None
+
     def plan(self, process: Process, times: Sequence[Any]) -> list[Row]:
         """Make the table of coefficients, in float64 on the host.
 
@@ -182,8 +200,11 @@ class Solver(ABC):
             One row per step.
 
         Raises:
-            UserError: the times do not decrease strictly, or an option does not fit the grid.
+            UserError: the times do not decrease strictly, an option does not fit the grid, or the solver refuses the process.
         """
+        refusal = self.refuses(process)
+        if refusal:
+            raise UserError(refusal)
         if not isinstance(process, Joint):
             return list(_table(self, process, tuple(times)))
         tables = {}

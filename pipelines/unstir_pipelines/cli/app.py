@@ -48,6 +48,7 @@ app.command("recipes")(look.recipes)
 app.command("show")(look.show)
 app.command("plugins")(look.plugins)
 app.add_typer(data.app, name="data")
+app.command("certify")(look.certify)
 app.command("new-plugin")(look.new_plugin)
 app.command("doctor")(look.doctor)
 

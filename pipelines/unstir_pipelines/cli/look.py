@@ -1,4 +1,7 @@
-"""Verbs that look: ``recipes``, ``show``, ``plugins``, ``doctor``; and ``new-plugin``. None but ``doctor`` imports torch."""
+"""Verbs that look: ``recipes``, ``show``, ``plugins``, ``doctor``, ``certify``; and ``new-plugin``.
+
+None but ``doctor`` and ``certify`` imports torch.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import typer
 
 from unstir import names, registry
 from unstir.errors import nearest
-from unstir_pipelines.cli.say import Json, as_json, columns
+from unstir_pipelines.cli.say import Json, Quiet, as_json, columns
 from unstir_pipelines.options import UsageError
 
 
@@ -144,3 +147,35 @@ def _print(thing: dict[str, Any]) -> None:
         columns(rows, [" key", "takes", "value"])
     for key, value in thing.get("fields", {}).items():
         typer.echo(f"  {key}: {value}")
+
+
+def certify(
+    names: Annotated[list[str], typer.Argument(metavar="[NAME...]", help="Registered parts; all of them without a name.")] = [],  # noqa: B006
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller sample of processes and step counts, within a minute.")] = False,
+    section: Annotated[list[str], typer.Option("--section", metavar="NAME", help="Only this section (repeatable).")] = [],  # noqa: B006
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE.md", help="Write the page, its figure and its numbers (.json) there.")
+    ] = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> int:
+    """Certify: measure what processes, solvers, guides and steers declare against closed forms."""
+    from unstir.certify.certificate import certify as measure
+    from unstir_pipelines.certificate import summary, written
+    from unstir_pipelines.display import counter
+
+    with counter("certifying", is_silent=quiet or json) as progress:
+        made = measure(
+            names, sections=section, quick=quick, progress=None if progress is None else lambda done, total, _: progress(done, total)
+        )
+    if page is not None:
+        written(made, page)
+    if json:
+        as_json(made.to_dict())
+    elif not quiet:
+        columns(summary(made), ["section", "findings", "failed", "s"], right=[1, 2, 3])
+    for finding in made.failures:
+        typer.echo(f"error: {finding.part} on {finding.on}: claims {finding.claim}, measured {finding.measured}", err=True)
+    if not made.findings:
+        typer.echo("error: nothing was certified: no section looks at these parts", err=True)
+    return 0 if made.passed else 1

@@ -1,6 +1,6 @@
 """What a network would learn from smooth signals, in closed form; put your own in its place (``unstir train``).
 
-    E[x_0 | x_t] = alpha C (alpha^2 C + sigma^2 I)^-1 x_t,    x_0 ~ N(0, C)
+E[x_0 | x_t] = alpha C (alpha^2 C + sigma^2 I)^-1 x_t,    x_0 ~ N(0, C)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The question: what is a smooth signal between the few noisy samples of it that we have?
 
-    y = M x + noise,  x ~ N(0, C),  C_ij = exp(-(t_i - t_j)^2 / (2 width^2))
+y = M x + noise,  x ~ N(0, C),  C_ij = exp(-(t_i - t_j)^2 / (2 width^2))
 """
 
 from __future__ import annotations
