@@ -41,7 +41,7 @@ docs: $(VENV)/.docs  ## the documentation, warnings as errors
 	@$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 bench: $(VENV)/.bench  ## measurements beside other libraries
-	@$(BIN)/python benchmarks/solver_overhead.py
+	@$(BIN)/python benchmarks/solvers.py
 	@$(BIN)/python benchmarks/ct_operator.py
 	@$(BIN)/python benchmarks/ct_baselines.py
 	@$(BIN)/python benchmarks/ct_diffusion.py
