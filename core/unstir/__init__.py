@@ -14,6 +14,11 @@ _LAZY = {
     "sample": "unstir.loop",
     "stream": "unstir.loop",
     "Samples": "unstir.loop",
+    "invert": "unstir.inversion",
+    "Inversion": "unstir.inversion",
+    "likelihood": "unstir.flow_likelihood",
+    "pulled_back": "unstir.adjoint",
+    "LogLikelihood": "unstir.flow_likelihood",
     "load": "unstir.checkpoint",
     "save": "unstir.checkpoint",
     "run": "unstir.runner",
@@ -24,18 +29,25 @@ _LAZY = {
     "Normaliser": "unstir.denoiser",
 }
 _MODULES: tuple[str, ...] = ("certify", "checkpoint", "denoiser", "errors", "grid", "guide", "names", "nn", "noise", "operator")
-_MODULES += ("plugin", "process", "registry", "solver", "space", "steer", "testing", "train")
+_MODULES += ("plugin", "process", "registry", "solver", "search", "space", "starts", "steer", "testing", "train")
+_MODULES += ("posterior",)
+_MODULES += ("choose", "noise_law")
 
 __all__ = ["__version__", *_LAZY, *_MODULES]
 
 if TYPE_CHECKING:
     from unstir import registry as registry
+    from unstir.adjoint import pulled_back as pulled_back
     from unstir.checkpoint import load as load
     from unstir.checkpoint import save as save
     from unstir.denoiser import Denoiser as Denoiser
     from unstir.denoiser import NetworkDenoiser as NetworkDenoiser
     from unstir.denoiser import Normaliser as Normaliser
     from unstir.denoiser import Sliced as Sliced
+    from unstir.flow_likelihood import LogLikelihood as LogLikelihood
+    from unstir.flow_likelihood import likelihood as likelihood
+    from unstir.inversion import Inversion as Inversion
+    from unstir.inversion import invert as invert
     from unstir.loop import Samples as Samples
     from unstir.loop import sample as sample
     from unstir.loop import stream as stream

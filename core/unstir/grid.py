@@ -132,6 +132,40 @@ class LogSNR(_Levels):
 
 
 @dataclass(frozen=True)
+class Logistic(_Levels):
+    """Noise levels equally spaced in u = rho^power/(rho^power + scale^power), the logistic function of log rho.
+
+    Most steps go where the noise is about as large as the data, between the scale of the data and that of their finest detail, and few
+    to the ends, where every estimate is nearly linear. A step to noise level 0 is a step of u like the others unless that would pass
+    ``sigma_min``; all grids above fall short of it.
+
+    Args:
+        steps: number of steps.
+        sigma_max, sigma_min: largest and smallest noise level sigma/alpha; the process's own when absent.
+        to_zero: end at noise level 0; else at ``sigma_min``.
+        scale: standard deviation of the data per coordinate; a factor of 2 either way matters little.
+        power: 1 is uniform in the time of a straight path; towards 0 the grid becomes that of ``LogSNR``.
+    """
+
+    scale: float = 0.5
+    power: float = 0.6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.scale < math.inf and 0 < self.power <= 2):
+            raise UserError(f"the scale of a grid must be positive and its power lie in (0, 2], got {self.scale} and {self.power}")
+
+    def spacing(self, high: float, low: float, count: int) -> np.ndarray:
+        """Equal steps in u."""
+        first, lowest = (1 / (1 + (self.scale / level) ** self.power) for level in (high, low))
+        last = max(lowest, first / count) if self.to_zero else lowest
+        u = np.linspace(first, last, count)
+        levels: np.ndarray = self.scale * (u / (1 - u)) ** (1 / self.power)
+        levels[0], levels[-1] = high, low if last == lowest else levels[-1]
+        return levels
+
+
+@dataclass(frozen=True)
 class _Times(Grid):
     """Grids laid in the time itself.
 
@@ -193,6 +227,37 @@ class Quadratic(_Times):
         """Equal steps of the square root of the time since the data."""
         times = origin + np.linspace(math.sqrt(high - origin), math.sqrt(low - origin), count) ** 2
         times[0], times[-1] = high, times[-1] if count == 1 else low
+        return times
+
+
+@dataclass(frozen=True)
+class Beta(_Times):
+    """Times at the quantiles of a Beta law: with ``a`` and ``b`` below 1, dense at both ends.
+
+    t_i = t_min + (t_max - t_min) F^-1(1 - i/(n-1)),   F the distribution function of Beta(a, b)       [Lee et al. 2024, arXiv:2407.12173]
+
+    Args:
+        steps: number of steps.
+        t_max, t_min: first and last time; the process's own when absent.
+        to_zero: end where sigma is 0; else at ``t_min``.
+        a: of the Beta law, positive; smaller is denser at the data.
+        b: of the Beta law, positive; smaller is denser at the noise. 1 and 1 are :class:`Uniform`.
+    """
+
+    a: float = 0.6
+    b: float = 0.6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (0 < self.a < math.inf and 0 < self.b < math.inf):
+            raise UserError(f"a and b of a Beta grid must be positive, got {self.a} and {self.b}")
+
+    def spacing(self, high: float, low: float, count: int, origin: float) -> np.ndarray:
+        """Quantiles at equal steps of probability."""
+        from scipy.special import betaincinv
+
+        times = low + (high - low) * betaincinv(self.a, self.b, np.linspace(1, 0, count))
+        times[0] = high
         return times
 
 

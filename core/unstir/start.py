@@ -138,6 +138,9 @@ def first_state(
     if whole:
         first = process.first(source, shape, "start").to(like.device)  # type: ignore[attr-defined]
         return denoiser.space.project(first, evaluation.condition)
+    if not process.scalar:
+        drawn: Any = denoiser.space.draw(unit_noise(source, shape, like, "start"), evaluation.condition)  # type: ignore[arg-type]
+        return process.begin(drawn, times[0])  # type: ignore[attr-defined]
     mean, std = process.prior(anchor, times[0])
     if nonzero(std):
         unit: Any = denoiser.space.draw(unit_noise(source, shape, like, "start"), evaluation.condition)  # type: ignore[arg-type]

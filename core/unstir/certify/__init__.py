@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Any
 _LAZY = {
     "GaussianOracle": "oracles",
     "MixtureOracle": "oracles",
+    "CountOracle": "discrete",
+    "Enumerated": "discrete",
+    "EnumeratedGraph": "discrete",
+    "count_law": "discrete",
+    "every_graph": "discrete",
+    "law_of": "discrete",
+    "markov_source": "discrete",
+    "states_of": "discrete",
+    "two_tokens": "discrete",
     "JointOracle": "joint",
     "LinearGaussian": "oracles",
     "Oracle": "oracles",
@@ -15,10 +24,20 @@ _LAZY = {
     "gm4_points": "oracles",
     "lg3": "oracles",
 }
-_MODULES = ("checks", "oracles")
+_MODULES: tuple[str, ...] = ("checks", "oracles")
+_MODULES += ("posterior",)
 __all__ = [*_LAZY, *_MODULES]
 
 if TYPE_CHECKING:
+    from unstir.certify.discrete import CountOracle as CountOracle
+    from unstir.certify.discrete import Enumerated as Enumerated
+    from unstir.certify.discrete import EnumeratedGraph as EnumeratedGraph
+    from unstir.certify.discrete import count_law as count_law
+    from unstir.certify.discrete import every_graph as every_graph
+    from unstir.certify.discrete import law_of as law_of
+    from unstir.certify.discrete import markov_source as markov_source
+    from unstir.certify.discrete import states_of as states_of
+    from unstir.certify.discrete import two_tokens as two_tokens
     from unstir.certify.joint import JointOracle as JointOracle
     from unstir.certify.oracles import GaussianOracle as GaussianOracle
     from unstir.certify.oracles import LinearGaussian as LinearGaussian

@@ -1,6 +1,6 @@
 """An oracle of dict states: independent leaves, each with its own exact denoiser.
 
-    p(x) = prod_leaf p_leaf(x_leaf),        D(x, t)[leaf] = D_leaf(x[leaf], t)
+p(x) = prod_leaf p_leaf(x_leaf),        D(x, t)[leaf] = D_leaf(x[leaf], t)
 """
 
 from __future__ import annotations

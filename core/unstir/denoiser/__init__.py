@@ -11,6 +11,10 @@ _LAZY = {
     "Normaliser": "normaliser",
     "NetworkDenoiser": "network",
     "Sliced": "sliced",
+    "Perpendicular": "perpendicular",
+    "Transport": "transport",
+    "TokenDenoiser": "tokens",
+    "Reuse": "tokens",
     "PARAMETERISATIONS": "convert",
 }
 __all__ = list(_LAZY)
@@ -20,8 +24,12 @@ if TYPE_CHECKING:
     from unstir.denoiser.base import Rescheduled as Rescheduled
     from unstir.denoiser.convert import PARAMETERISATIONS as PARAMETERISATIONS
     from unstir.denoiser.network import NetworkDenoiser as NetworkDenoiser
+    from unstir.denoiser.tokens import Reuse as Reuse
+    from unstir.denoiser.tokens import TokenDenoiser as TokenDenoiser
     from unstir.denoiser.normaliser import Normaliser as Normaliser
+    from unstir.denoiser.perpendicular import Perpendicular as Perpendicular
     from unstir.denoiser.sliced import Sliced as Sliced
+    from unstir.denoiser.transport import Transport as Transport
 
 
 def __getattr__(name: str) -> Any:

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from unstir.errors import UserError
 from unstir.guide.base import Guide, measured
+from unstir.guide.likelihood import Linearised, check_tensor, gain
 from unstir.operator.base import Operator
 from unstir.operator.cg import inner
-from unstir.process.base import spread
 
 if TYPE_CHECKING:
     from unstir.denoiser.base import Denoiser
@@ -60,26 +60,19 @@ class DPS(Guide):
 
     def estimate(self, denoiser: Denoiser, x: Tensor, t: Any, condition: Mapping[str, Any] | None) -> Tensor:  # type: ignore[override]
         """The guided estimate; nothing in it remembers a gradient."""
-        if not isinstance(x, Tensor):
-            raise UserError("DPS guides a tensor, and the state is a dict of leaves")
+        check_tensor(x, self)
         y, condition = measured(self.operator, self.y, condition, x)
-        with torch.inference_mode(False), torch.enable_grad():
-            x = x.detach().clone().requires_grad_()
-            x0 = denoiser(x, t, condition)
-            clean = x0.detach()
-            residual = y - self.operator(clean)
+        with torch.inference_mode(False), torch.no_grad():
+            at = Linearised(denoiser, x, t, condition)
+            residual = y - self.operator(at.x0)
             size = inner(residual, residual).real.sqrt().view(-1, *[1] * (residual.ndim - 1))
-            direction = self.operator.adjoint(residual / torch.where(size > 0, size, 1.0))
-            if not x0.requires_grad:
-                raise UserError("the denoiser under DPS gives no gradient: several measurements are one Stack of operators")
-            (ascent,) = torch.autograd.grad(x0, x, direction if x0.is_complex() or not direction.is_complex() else direction.real)
-        return clean + ascent * self.scale(denoiser.process, x, t)
+            ascent = at.pull(self.operator.adjoint(residual / torch.where(size > 0, size, 1.0)))
+            return at.x0 + ascent * self.scale(denoiser.process, x, t)
 
     def scale(self, process: Any, x: Tensor, t: Any) -> float | Tensor:
         """What g is multiplied by to move the estimate: a float, or (batch, 1, ...) for a time a sample."""
         if self.plan is None:
-            alpha, sigma = process.alpha(t), process.sigma(t)
-            return self.weight * spread(torch.where(alpha > 0, sigma**2 / alpha, 0.0), x)  # where alpha is 0, x knows nothing of the data
+            return self.weight * gain(process, x, t)
         row = next((row for row in self.plan if row.t == t), None)
         if row is None or len(row.c) != 3:
             raise UserError(f"the plan given to DPS must be that of the DDIM solver that samples; it has no row (a, b, d) for time {t}")

@@ -1,9 +1,11 @@
 """Let the estimate explain the measurement before the solver sees it.
 
-    D'(x, t) = argmin_z  gamma/2 ||y - A z||^2 + 1/2 ||z - D(x, t)||^2,      gamma = rho_t^2/noise^2
+    DiffPIR:  D'(x, t) = argmin_z  gamma/2 ||y - A z||^2 + 1/2 ||z - D(x, t)||^2,      gamma = rho_t^2/noise^2
+    DDNM:     D'(x, t) = A^+ y + (I - A^+ A) D(x, t)                                    its limit for noise 0, by A's own pseudo-inverse
 
-No gradient of the network; works with every solver, histories included, and settles as the steps become finer.
-Reference: Zhu et al. 2023 (DiffPIR), arXiv:2305.08995; Wang et al. 2023 (DDNM: noise 0), arXiv:2212.00490.
+No gradient of the network; works with every solver, histories included, and settles as the steps become finer. DiffPIR as published adds
+noise by ``DDIM(eta=sqrt(zeta), kind="dds")``.
+Reference: Zhu et al. 2023 (DiffPIR), arXiv:2305.08995; Wang et al. 2023 (DDNM), arXiv:2212.00490.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from unstir.errors import UserError
 from unstir.guide.base import Guide, measured
+from unstir.guide.likelihood import check_tensor
 from unstir.operator.base import Operator
 from unstir.operator.proximal import Proximal, Trust
 
@@ -62,3 +65,32 @@ class ProximalData(Guide):
             raise UserError("ProximalData guides a tensor at one time for all samples, not a dict of leaves or a time a sample")
         y, condition = measured(self.operator, self.y, condition, x)
         return self._step(denoiser(x, t, condition), y, self._trust.at(float(denoiser.process.rho(t))))
+
+
+@dataclass(frozen=True, eq=False)
+class DDNM(Guide):
+    """Replace what the measurement sees of the estimate by the measurement, per sample; one evaluation of the denoiser.
+
+    Args:
+        operator: A, whose ``pinv`` is used.
+        y: the measurement, (*shape_out) or (1, *shape_out) for all samples; or the name of the condition's entry that holds one a sample
+            (that entry is then kept from the denoiser).
+
+    Raises:
+        UserError: a measurement that does not fit or is not finite.
+    """
+
+    operator: Operator
+    y: Tensor | str
+    exactness: ClassVar[str] = "exact in what A sees, for a measurement without noise; biased in the rest, which is not told of it"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.y, Tensor):
+            object.__setattr__(self, "y", self.operator.measurement(self.y, shared=True))
+
+    def estimate(self, denoiser: Denoiser, x: Tensor, t: Any, condition: Mapping[str, Any] | None) -> Tensor:  # type: ignore[override]
+        """The estimate that meets the measurement exactly."""
+        check_tensor(x, self)
+        y, condition = measured(self.operator, self.y, condition, x)
+        x0 = denoiser(x, t, condition)
+        return x0 + self.operator.pinv(y - self.operator(x0))

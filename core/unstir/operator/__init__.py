@@ -18,6 +18,9 @@ _LAZY = {
     "CGReport": "cg",
     "conjugate_gradients": "cg",
     "inner": "cg",
+    "gmres": "krylov",
+    "singular": "svd",
+    "Singular": "svd",
     "Proximal": "proximal",
     "Trust": "proximal",
     "Gradient": "tv",
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from unstir.operator.cg import CGReport as CGReport
     from unstir.operator.cg import conjugate_gradients as conjugate_gradients
     from unstir.operator.cg import inner as inner
+    from unstir.operator.krylov import gmres as gmres
     from unstir.operator.linear import Compose as Compose
     from unstir.operator.linear import Dense as Dense
     from unstir.operator.linear import Diagonal as Diagonal
@@ -40,6 +44,8 @@ if TYPE_CHECKING:
     from unstir.operator.proximal import Proximal as Proximal
     from unstir.operator.proximal import Trust as Trust
     from unstir.operator.sparse import SparseMatrix as SparseMatrix
+    from unstir.operator.svd import Singular as Singular
+    from unstir.operator.svd import singular as singular
     from unstir.operator.tv import Gradient as Gradient
     from unstir.operator.tv import admm_tv as admm_tv
 

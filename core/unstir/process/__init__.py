@@ -18,6 +18,23 @@ _LAZY = {
     "OUVE": "anchored",
     "MeanReverting": "anchored",
     "SBVE": "anchored",
+    "VPLogistic": "schedules",
+    "Brownian": "schedules",
+    "Bridge": "bridge",
+    "DDBMVE": "bridge",
+    "DDBMVP": "bridge",
+    "Interpolant": "interpolant",
+    "RDDM": "residual",
+    "Resfusion": "residual",
+    "Discrete": "discrete",
+    "SymmetricTokens": "discrete",
+    "Categorical": "categorical",
+    "Blackout": "counts",
+    "Thinning": "counts",
+    "Cold": "cold",
+    "LinearDiffusion": "multivariate",
+    "Multivariate": "multivariate",
+    "ShortestPath": "multivariate",
     "Joint": "joint",
 }
 __all__ = list(_LAZY)
@@ -34,7 +51,24 @@ if TYPE_CHECKING:
     from unstir.process.anchored import Anchored as Anchored
     from unstir.process.anchored import MeanReverting as MeanReverting
     from unstir.process.base import Process as Process
+    from unstir.process.bridge import DDBMVE as DDBMVE
+    from unstir.process.bridge import DDBMVP as DDBMVP
+    from unstir.process.bridge import Bridge as Bridge
+    from unstir.process.categorical import Categorical as Categorical
+    from unstir.process.cold import Cold as Cold
+    from unstir.process.counts import Blackout as Blackout
+    from unstir.process.counts import Thinning as Thinning
+    from unstir.process.discrete import Discrete as Discrete
+    from unstir.process.discrete import SymmetricTokens as SymmetricTokens
+    from unstir.process.interpolant import Interpolant as Interpolant
     from unstir.process.joint import Joint as Joint
+    from unstir.process.multivariate import LinearDiffusion as LinearDiffusion
+    from unstir.process.multivariate import Multivariate as Multivariate
+    from unstir.process.multivariate import ShortestPath as ShortestPath
+    from unstir.process.residual import RDDM as RDDM
+    from unstir.process.residual import Resfusion as Resfusion
+    from unstir.process.schedules import Brownian as Brownian
+    from unstir.process.schedules import VPLogistic as VPLogistic
     from unstir.process.table import VPTable as VPTable
 
 

@@ -3,8 +3,9 @@
     x_s = alpha_s x0 + temperature ( sqrt(sigma_s^2 - v) eps + sqrt(v) z ),      eps = (x - alpha_t x0)/sigma_t
     kind "variance": v = eta^2 sigma_s^2 (1 - rho_s^2/rho_t^2);      kind "dds": v = eta^2 sigma_s^2
 
+and two solvers of the reverse SDE that draw all noise anew: DPM-Solver++'s, which is exact for a constant estimate, and Euler-Maruyama.
 References: Song et al. 2021 (DDIM), arXiv:2010.02502, eq. 12; Chung et al. 2024 (DDS), arXiv:2303.05754; Lu et al. 2022 (DPM-Solver++),
-arXiv:2211.01095 (the multistep SDE form).
+arXiv:2211.01095 (the multistep SDE form); Song et al. 2021, arXiv:2011.13456 (the reverse SDE).
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ class DDIM(Solver):
         """Does it draw noise?"""
         return self.eta > 0 and self.temperature > 0
 
+    @property
+    def brownian(self) -> bool:
+        """Are its draws the increments of one Brownian motion in 1/rho^2?"""
+        return self.eta == 1 and self.temperature > 0 and self.kind == "variance"
+
     def coefficients(self, levels: Levels) -> list[tuple[float, ...]]:
         """``(a, b, d)`` of ``x_s = a x + b x0 + d z``."""
         return [self._row(levels, i) for i in range(levels.steps)]
@@ -77,9 +83,12 @@ class MultistepSDE(Solver):
 
     x_s/alpha_s = (rho_s^2/rho_t^2) x/alpha_t + (1 - e^{-2h}) [x0 + (x0 - x0_prev) h/(2 h_prev)] + rho_s sqrt(1 - e^{-2h}) z
     h = log(rho_t/rho_s)
+
+    The order is that of the mean, and the weak one: the variance of samples of a normal law converges with the square of the step.
     """
 
     order: ClassVar[int] = 2
+    brownian: ClassVar[bool] = True
 
     @property
     def stochastic(self) -> bool:
@@ -110,3 +119,33 @@ class MultistepSDE(Solver):
         combine(x, a, (b0, x0), (b1, memory.get("previous", x0)))
         memory["previous"] = x0
         return add_noise(x, d, memory)
+
+
+@dataclass(frozen=True, repr=False)
+class EulerMaruyama(Solver):
+    """Euler-Maruyama for the reverse SDE in the variance rho^2: the plain baseline, too noisy below some hundred steps.
+
+    x_s/alpha_s = x/alpha_t + w (x0 - x/alpha_t)/rho_t^2 + sqrt(w) z,      w = rho_t^2 - rho_s^2
+    """
+
+    order: ClassVar[int] = 1
+
+    @property
+    def stochastic(self) -> bool:
+        """Always draws noise."""
+        return True
+
+    def coefficients(self, levels: Levels) -> list[tuple[float, ...]]:
+        """``(a, b, d)`` of ``x_s = a x + b x0 + d z``."""
+        rows: list[tuple[float, ...]] = []
+        for i in range(levels.steps):
+            edge = levels.edge(i)
+            share = 0.0 if edge else -math.expm1(2 * math.log(levels.rho[i + 1] / levels.rho[i]))
+            alpha_s, carried = levels.alpha[i + 1], levels.alpha[i + 1] / levels.alpha[i] if levels.alpha[i] else 0.0
+            rows.append(edge or (carried * (1 - share), alpha_s * share, alpha_s * levels.rho[i] * math.sqrt(share)))
+        return rows
+
+    def step(self, x: State, row: Row, model: Model, memory: Memory) -> State:
+        """``x_s = a x + b x0 + d z``: two passes and, where d > 0, a draw and a third."""
+        a, b, d = row.c
+        return add_noise(combine(x, a, (b, model(x, row.t))), d, memory)

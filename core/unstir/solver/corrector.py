@@ -5,6 +5,8 @@
     kind "annealed":  delta = 2 (alpha_t/alpha_s)^2 (snr sigma_s)^2
 
 The factor (alpha_t/alpha_s)^2 is 1 where variance explodes and 1 - beta_i where it is preserved.
+With "norm" the length of a step depends on the state and the draw, so it keeps the law of a level only in many dimensions, where norms
+hardly vary (in two it widens modes by a third); "annealed" keeps it up to O(delta) in any.
 References: Song et al. 2021, arXiv:2011.13456, algorithms 4 and 5; Song & Ermon 2020, arXiv:2006.09011 (annealed).
 """
 

@@ -10,8 +10,25 @@ _LAZY = {
     "OnLeaf": "base",
     "Steer": "base",
     "Constraint": "constraint",
+    "DirectInversion": "editing",
+    "EtaNoise": "editing",
     "DataConsistency": "consistency",
+    "Projection": "projection",
+    "DDRM": "ddrm",
+    "EnsembleKalman": "ensemble",
     "AdmmTV": "admm",
+    "FK": "fk",
+    "SVDD": "svdd",
+    "TDS": "tds",
+    "Tilt": "tilt",
+    "TiltedCFG": "tilt",
+    "ParticleSteer": "particles",
+    "RatioFilter": "filter",
+    "DensityRatio": "filter",
+    "fit_ratio": "filter",
+    "MCGdiff": "mcgdiff",
+    "FPS": "mcgdiff",
+    "AnnealedMCMC": "langevin",
 }
 __all__ = list(_LAZY)
 
@@ -22,6 +39,23 @@ if TYPE_CHECKING:
     from unstir.steer.base import Steer as Steer
     from unstir.steer.consistency import DataConsistency as DataConsistency
     from unstir.steer.constraint import Constraint as Constraint
+    from unstir.steer.editing import DirectInversion as DirectInversion
+    from unstir.steer.editing import EtaNoise as EtaNoise
+    from unstir.steer.ddrm import DDRM as DDRM
+    from unstir.steer.ensemble import EnsembleKalman as EnsembleKalman
+    from unstir.steer.filter import DensityRatio as DensityRatio
+    from unstir.steer.filter import RatioFilter as RatioFilter
+    from unstir.steer.filter import fit_ratio as fit_ratio
+    from unstir.steer.fk import FK as FK
+    from unstir.steer.langevin import AnnealedMCMC as AnnealedMCMC
+    from unstir.steer.mcgdiff import FPS as FPS
+    from unstir.steer.mcgdiff import MCGdiff as MCGdiff
+    from unstir.steer.particles import ParticleSteer as ParticleSteer
+    from unstir.steer.projection import Projection as Projection
+    from unstir.steer.svdd import SVDD as SVDD
+    from unstir.steer.tds import TDS as TDS
+    from unstir.steer.tilt import Tilt as Tilt
+    from unstir.steer.tilt import TiltedCFG as TiltedCFG
 
 
 def __getattr__(name: str) -> Any:

@@ -7,10 +7,18 @@ from typing import Any
 
 _LAZY = {
     "DenoisingLoss": "loss",
+    "PathLoss": "discrete",
+    "VLB": "discrete",
+    "nelbo": "discrete",
     "LogUniform": "times",
     "LogNormal": "times",
     "LogitNormal": "times",
     "Uniform": "times",
+    "ReverseChain": "variance",
+    "VariationalLoss": "variance",
+    "ImportanceSampler": "variance",
+    "TwoHeads": "variance",
+    "bound": "variance",
     "Mixture": "times",
     "EMA": "ema",
     "PowerEMA": "ema",
