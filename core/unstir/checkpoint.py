@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -27,7 +28,12 @@ from unstir.process import Joint, Process
 FORMAT = 1
 FILES = ("model.safetensors", "model.json", "CARD.md")
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
-_SPACES = {cls.__name__: cls for cls in (space.Euclidean, space.Masked, space.Symmetric, space.ZeroMean)}
+_SPACES = {
+    **dict.fromkeys(("Euclidean", "Masked", "Symmetric", "ZeroMean"), "unstir.space"),
+    "StudentT": "unstir.heavy_tails",
+    "FunctionNoise": "unstir.function_noise",
+    "SymmetricTokens": "unstir.process.discrete",
+}
 
 
 def save(
@@ -229,7 +235,7 @@ def _space_from_json(meta: Mapping[str, Any]) -> space.Space:
     if meta["name"] == "JointSpace":
         return space.JointSpace({leaf: _space_from_json(part) for leaf, part in meta["leaves"].items()})
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in meta.items() if key != "name"}
-    return _SPACES[meta["name"]](**options)  # type: ignore[arg-type]
+    return getattr(importlib.import_module(_SPACES[meta["name"]]), meta["name"])(**options)
 
 
 def _shape_from_json(shape: Any) -> Any:

@@ -16,6 +16,7 @@ from torch import Tensor
 from unstir.denoiser import Denoiser
 from unstir.errors import UserError
 from unstir.process import Joint, Process
+from unstir.process.base import spread
 from unstir.space import Euclidean, JointSpace
 from unstir.state import Coefficient, State, batch_size, clone, combine, leaves, map_state
 
@@ -125,6 +126,8 @@ class Evaluation:
         if self.anchor is None:
             return z
         beta: Any = self.process.beta(t)
+        if isinstance(t, Tensor) and isinstance(z, Tensor):
+            return z + spread(sign * beta, z) * self.anchor.to(z)
         scale: Coefficient = {leaf: sign * float(b) for leaf, b in beta.items()} if isinstance(beta, dict) else sign * float(beta)
         if not isinstance(z, dict):
             return combine(clone(z), 1.0, (scale, self.anchor))

@@ -31,8 +31,8 @@ def sample(
     denoiser: Denoiser,
     count: int,
     *,
-    solver: Solver | str = "dpm++2m",
-    grid: Any = "karras:20",
+    solver: Solver | str = "logistic3",
+    grid: Any = "logistic:20",
     guides: Sequence[Any] = (),
     steers: Sequence[Any] = (),
     condition: Mapping[str, Any] | None = None,
@@ -77,8 +77,8 @@ def stream(
     denoiser: Denoiser,
     count: int,
     *,
-    solver: Solver | str = "dpm++2m",
-    grid: Any = "karras:20",
+    solver: Solver | str = "logistic3",
+    grid: Any = "logistic:20",
     guides: Sequence[Any] = (),
     steers: Sequence[Any] = (),
     condition: Mapping[str, Any] | None = None,
@@ -122,6 +122,8 @@ class _Run:
         group = math.lcm(*(steer.particles for steer in self.steers))
         if self.count % group:
             raise UserError(f"count must be a multiple of the {group} particles of a problem, got {self.count}")
+        if self.denoiser.needs_noise and not self.solver.stochastic:
+            raise UserError(f"{type(self.denoiser).__name__} has an equation with noise, and {self.solver!r} draws none: take 'ancestral'")
         self.size = max((self.batch or max(self.count, 1)) // group, 1) * group
         self.like = working_tensor(self.denoiser, self.start[0] if self.start else None)
         self.times = cut(times_of(names.grid(self.grid), self.denoiser.process), self.start[1] if self.start else None)
@@ -156,7 +158,7 @@ class _Run:
             shape = map_state(lambda leaf: tuple(leaf.shape[1:]), z)
             known = known_at(self.start, chosen, self.count)
             memory = Memory(lambda: noise_for(self.denoiser, noise, shape, self.like, condition), noise, known)
-            steering = Steering(self.steers, self.denoiser, model, noise, memory) if self.steers else None
+            steering = Steering(self.steers, self.denoiser, model, noise, memory, self.solver.stochastic) if self.steers else None
             path, estimates = [clone(model.with_anchor(z, self.times[0]))] if self.trace else [], []
             for row in self.rows:
                 model.step, last = row.index, row is self.rows[-1]

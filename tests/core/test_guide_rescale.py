@@ -69,12 +69,12 @@ def test_the_norm_of_the_guider_stays_within_its_band_at_every_step(source, stre
 
 
 def test_the_direction_is_that_of_steepest_descent_of_the_energy(source):
-    guide = GuideAndRescale(3.0, layout, Recorded([1.0], [source.x]), low=0.0, high=1e9, strength=0.7)
-    x = LAW.marginal(COUNT, 1.0).requires_grad_()
-    then = LAW(source.x, 1.0)
-    (slope,) = torch.autograd.grad((LAW(x, 1.0, TARGET)[:, 2:] - then[:, 2:]).square().sum(), x)
+    guide, t = GuideAndRescale(3.0, layout, Recorded([1.5], [source.x]), low=0.0, high=1e9, strength=0.7), 1.5
+    x = LAW.marginal(COUNT, t).requires_grad_()
+    then = LAW(source.x, t)
+    (slope,) = torch.autograd.grad((LAW(x, t, TARGET)[:, 2:] - then[:, 2:]).square().sum(), x)
     x = x.detach()
-    torch.testing.assert_close(guide.wrap(LAW)(x, 1.0, TARGET), CFG(3.0).wrap(LAW)(x, 1.0, TARGET) - 0.7 * slope)
+    torch.testing.assert_close(guide.wrap(LAW)(x, t, TARGET), CFG(3.0).wrap(LAW)(x, t, TARGET) - 0.7 * t**2 * slope)
 
 
 def test_an_energy_without_slope_or_an_edit_of_nothing_leaves_classifier_free_guidance():

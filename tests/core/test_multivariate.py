@@ -72,7 +72,7 @@ def test_white_noise_comes_back_from_coloured(process: ShortestPath | LinearDiff
 
 
 def test_vp_is_the_linear_diffusion_of_one_variable() -> None:
-    process = LinearDiffusion(((0.0,),), ((1.0,),), rate=2.0)
+    process = LinearDiffusion(((0.0,),), ((1.0,),), speed=2.0)
     for t in (0.1, 0.7):
         assert process.mean(t).item() == pytest.approx(math.exp(-2 * t), abs=1e-12)
         assert process.covariance(t).item() == pytest.approx(-math.expm1(-4 * t), abs=1e-12)
@@ -81,7 +81,7 @@ def test_vp_is_the_linear_diffusion_of_one_variable() -> None:
 
 def test_critically_damped_langevin_diffusion_has_its_known_moments() -> None:
     """dx = b v, dv = -b x - 2 b v + 2 sqrt(b) dw: the mean is e^{-s} [[1 + s, s], [-s, 1 - s]], s = b t, and S = I - M M^T."""
-    process = LinearDiffusion(rate=3.0)
+    process = LinearDiffusion(speed=3.0)
     for t in (0.05, 0.3, 1.0):
         s = 3.0 * t
         mean = math.exp(-s) * np.array([[1 + s, s], [-s, 1 - s]])
@@ -94,7 +94,7 @@ def test_a_simulated_random_diffusion_has_the_moments_of_the_matrix_exponential(
     generator = np.random.default_rng(0)
     a, b = generator.normal(size=(3, 3)), generator.normal(size=(3, 3))
     q, d = (a - a.T) / 2, b @ b.T / 3
-    process = LinearDiffusion(tuple(map(tuple, q)), tuple(map(tuple, d)), rate=1.0)
+    process = LinearDiffusion(tuple(map(tuple, q)), tuple(map(tuple, d)), speed=1.0)
     count, steps, t = 40_000, 200, 0.8
     u, root = np.tile([1.0, -0.5, 0.2], (count, 1)), np.linalg.cholesky(2 * d)
     for _ in range(steps):
@@ -103,7 +103,7 @@ def test_a_simulated_random_diffusion_has_the_moments_of_the_matrix_exponential(
     np.testing.assert_allclose(np.cov(u.T), process.covariance(t), atol=0.03)
 
 
-@pytest.mark.parametrize("bad", [{"antisymmetric": ((0.0, 1.0), (1.0, 0.0))}, {"dissipation": ((0.0, 0.0), (0.0, 0.0))}, {"rate": -1.0}])
+@pytest.mark.parametrize("bad", [{"antisymmetric": ((0.0, 1.0), (1.0, 0.0))}, {"dissipation": ((0.0, 0.0), (0.0, 0.0))}, {"speed": -1.0}])
 def test_a_diffusion_that_never_forgets_is_refused(bad: dict) -> None:
     with pytest.raises(UserError, match=r"antisymmetric|never mixed"):
         LinearDiffusion(**bad)

@@ -92,6 +92,8 @@ class Still:
     def __init__(self, x: Tensor) -> None:
         self.x, self.reports, self.moment = x, {}, None
 
+    stochastic = True
+
     def look(self) -> Tensor:
         return self.x
 

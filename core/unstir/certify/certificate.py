@@ -67,7 +67,7 @@ class Section:
     Attributes:
         name: short, as ``order``.
         title: of the page.
-        kind: of parts, as the registry calls them, or "" where the section brings its own.
+        kind: of parts, as the registry calls them, several joined by "+", or "" where the section brings its own.
         target: ``module:function``, a :data:`Check` of (parts or None, quick).
     """
 
@@ -102,7 +102,19 @@ SECTIONS = (
     Section("finite", "Solvers: finite for every number of steps", "solvers", "unstir.certify.solvers:finite"),
     Section("costs", "Solvers: draws, operations, synchronisations", "solvers", "unstir.certify.solvers:costs"),
     Section("invariance", "A sample depends on its seed and index alone", "solvers", "unstir.certify.invariance:invariance"),
+    Section("discrete", "Discrete and count processes: laws by enumeration", "solvers", "unstir.certify.discreteness:discrete"),
+    Section("inversion", "Reversible solvers: round trips", "solvers", "unstir.certify.inversion:inversion"),
+    Section("likelihood", "Likelihood: error in nats", "", "unstir.certify.likelihood:likelihood"),
+    Section(
+        "guide-invariance",
+        "Guides and steers: no sample sees another",
+        "guides+steers",
+        "unstir.certify.strangers:guide_invariance",
+    ),
 )
+
+
+MADE_LATER = ("guides", "steers")  # their sections are given classes, and make them for the problems they measure
 
 
 @dataclass
@@ -164,7 +176,7 @@ def certify(
     parts = _parts(names) if names else None
     made = Certificate()
     for done, section in enumerate(chosen):
-        own = None if parts is None else parts.get(section.kind, {})
+        own = None if parts is None else {name: part for kind in section.kind.split("+") for name, part in parts.get(kind, {}).items()}
         if progress:
             progress(done, len(chosen), section.title)
         if own == {}:
@@ -212,12 +224,12 @@ def example(kind: str, name: str) -> Any:
 def _parts(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     from unstir import registry
 
-    kinds = [kind for kind in dict.fromkeys(section.kind for section in SECTIONS) if kind]
+    kinds = [kind for kind in dict.fromkeys(kind for section in SECTIONS for kind in section.kind.split("+")) if kind]
     found: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
     for name in names:
         own = [kind for kind in kinds if name in registry.names(kind)]
         if not own:
             raise UnknownName("part", name, [known for kind in kinds for known in registry.names(kind)])
         for kind in own:
-            found[kind][name] = example(kind, name)
+            found[kind][name] = registry.resolve(kind, name) if kind in MADE_LATER else example(kind, name)
     return found

@@ -185,7 +185,7 @@ def _propagated(
         x[1 : 1 + n] = std * torch.eye(n, dtype=torch.float64)[: max(size - 2, 0)]
         x[-1] = 0.6 * std
         memory = Memory(lambda: noise.draw((n,)))
-        steering = Steering(steers, prior, model, noise, memory)
+        steering = Steering(steers, prior, model, noise, memory, solver.stochastic)
         for row in rows:
             x = steering.before(x, row, row is rows[-1])
             x = solver.step(x, row, model, memory)

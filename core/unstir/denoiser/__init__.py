@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from unstir.denoiser.base import Rescheduled as Rescheduled
     from unstir.denoiser.convert import PARAMETERISATIONS as PARAMETERISATIONS
     from unstir.denoiser.network import NetworkDenoiser as NetworkDenoiser
-    from unstir.denoiser.tokens import Reuse as Reuse
-    from unstir.denoiser.tokens import TokenDenoiser as TokenDenoiser
     from unstir.denoiser.normaliser import Normaliser as Normaliser
     from unstir.denoiser.perpendicular import Perpendicular as Perpendicular
     from unstir.denoiser.sliced import Sliced as Sliced
+    from unstir.denoiser.tokens import Reuse as Reuse
+    from unstir.denoiser.tokens import TokenDenoiser as TokenDenoiser
     from unstir.denoiser.transport import Transport as Transport
 
 

@@ -39,6 +39,7 @@ class Denoiser(torch.nn.Module, ABC):
     shape: Shape
     normaliser: Normaliser
     card: str | None
+    needs_noise: bool = False  # of an equation with noise, which a deterministic solver would follow to another law
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ class Transport(Denoiser):
             raise UserError(f"epsilon of Transport is at least 0, and above 0 it needs a score; got {epsilon} and {score!r}")
         process: Process = Brownian(epsilon) if epsilon else RectifiedFlow()
         super().__init__(process, shape, space, normaliser, card)
-        self.velocity, self.score, self.epsilon = velocity, score, epsilon
+        self.velocity, self.score, self.epsilon, self.needs_noise = velocity, score, epsilon, epsilon > 0
 
     def forward(self, x: Any, t: Any, condition: Condition | None = None) -> Any:
         """x - t (b - epsilon score)."""

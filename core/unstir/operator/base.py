@@ -3,7 +3,9 @@
     <A x, y> = <x, A^H y>   for all x and y, to rounding.
 
 A new operator subclasses :class:`Operator`, calls ``super().__init__(shape_in, shape_out)`` and writes ``_forward`` and ``_adjoint`` for
-batches; shape checks, gradients (backward is the adjoint, so nothing is recorded inside), norms and least squares come with it.
+batches; shape checks, gradients (backward is the adjoint, so nothing is recorded inside), norms and least squares come with it. One that
+knows its singular values also writes ``svd() -> (U, s, V^H)``, V^H square; one that every test and certificate shall see, ``example()``.
+A sensor that is not linear is a :class:`Sensor` with a derivative that is an operator (``unstir.operator.nonlinear``).
 """
 
 from __future__ import annotations
@@ -23,9 +25,13 @@ class _Apply(torch.autograd.Function):
     """y = A x with the gradient A^H g, and (through itself) all higher derivatives."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, operator: Operator, transposed: bool) -> Tensor:
-        ctx.operator, ctx.transposed, ctx.real = operator, transposed, not x.is_complex()
+    def forward(x: Tensor, operator: Operator, transposed: bool) -> Tensor:
         return operator._adjoint(x) if transposed else operator._forward(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Operator, bool], output: Tensor) -> None:
+        x, ctx.operator, ctx.transposed = inputs
+        ctx.real = not x.is_complex()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -33,11 +39,8 @@ class _Apply(torch.autograd.Function):
         return (result.real if ctx.real and result.is_complex() else result), None, None
 
 
-class Operator(ABC):
-    """A linear map of batches, (batch, *shape_in) to (batch, *shape_out).
-
-    Results are new tensors in the dtype and on the device of the argument. A real operator acts on the real and the imaginary part of a
-    complex argument; the inner products are sum(conj(a) b).
+class Sensor(ABC):
+    """How the world measures: maps batches of states, (batch, *shape_in), to measurements, (batch, *shape_out), linearly or not.
 
     Args:
         shape_in: shape of a state, without the batch.
@@ -51,120 +54,26 @@ class Operator(ABC):
     def __init__(self, shape_in: tuple[int, ...], shape_out: tuple[int, ...], *, is_complex: bool = False) -> None:
         self.shape_in, self.shape_out = tuple(int(n) for n in shape_in), tuple(int(n) for n in shape_out)
         self.is_complex = is_complex
-        self._norm_sq: float | None = None
         if min((*self.shape_in, *self.shape_out, 1)) < 1:
             raise UserError(f"an operator from {self.shape_in} to {self.shape_out} is empty: every extent must be at least 1")
 
     @abstractmethod
-    def _forward(self, x: Tensor) -> Tensor:
-        """A x for x (batch, *shape_in); must not record gradients or share memory with x."""
+    def forward(self, x: Tensor) -> Tensor:
+        """What is measured of states (batch, *shape_in): (batch, *shape_out)."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``forward``."""
+        return self.forward(x)
 
     @abstractmethod
-    def _adjoint(self, y: Tensor) -> Tensor:
-        """A^H y for y (batch, *shape_out); the same rules."""
+    def linearise(self, x: Tensor) -> Operator:
+        """The derivative at states (batch, *shape_in), one a sample, as an operator with an exact adjoint."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """A x.
-
-        Args:
-            x: (batch, *shape_in).
-
-        Returns:
-            (batch, *shape_out).
-
-        Raises:
-            UserError: another shape.
-        """
-        return self._run(x, self.shape_in, "states", transposed=False)
-
-    __call__ = forward
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        """A^H y.
-
-        Args:
-            y: (batch, *shape_out).
-
-        Returns:
-            (batch, *shape_in).
-
-        Raises:
-            UserError: another shape.
-        """
-        return self._run(y, self.shape_out, "measurements", transposed=True)
-
-    def _run(self, x: Tensor, shape: tuple[int, ...], what: str, *, transposed: bool) -> Tensor:
+    def _check(self, x: Tensor, shape: tuple[int, ...], what: str) -> None:
         if x.ndim != len(shape) + 1 or tuple(x.shape[1:]) != shape:
             raise UserError(f"{self.describe()} takes {what} of shape (batch, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
         if not (x.is_floating_point() or x.is_complex()):
             raise UserError(f"{self.describe()} takes {what} of floating point, got {x.dtype}: convert them with .float()")
-        if torch.is_grad_enabled() and x.requires_grad:
-            return _Apply.apply(x, self, transposed)
-        return self._adjoint(x) if transposed else self._forward(x)
-
-    def normal(self, x: Tensor) -> Tensor:
-        """A^H A x, (batch, *shape_in)."""
-        return self.adjoint(self.forward(x))
-
-    def norm_sq(self) -> float:
-        """The largest eigenvalue of A^H A, by power iteration in float64 from a fixed start (from below, to about 1e-6); kept."""
-        if self._norm_sq is None:
-            x = torch.randn(1, *self.shape_in, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-            value, before = 0.0, -1.0
-            for _ in range(1000):
-                x = x / inner(x, x).real.sqrt().clamp_min(torch.finfo(torch.float64).tiny).view(-1, *[1] * len(self.shape_in))
-                x = self.normal(x)
-                value = float(inner(x, x).real.sqrt())
-                if abs(value - before) <= 1e-9 * value:
-                    break
-                before = value
-            self._norm_sq = value
-        return self._norm_sq
-
-    def normal_solve(
-        self,
-        rhs: Tensor,
-        *,
-        start: Tensor | None = None,
-        shift: float = 0.0,
-        iterations: int,
-        tolerance: float = 0.0,
-        stop: Callable[[Tensor], Tensor] | None = None,
-    ) -> tuple[Tensor, CGReport]:
-        """Solve (A^H A + shift I) x = rhs by conjugate gradients, per sample.
-
-        Args:
-            rhs: (batch, *shape_in).
-            start: (batch, *shape_in), zero when absent; never overwritten.
-            shift: at least 0.
-            iterations: at most this many.
-            tolerance: relative residual at which a sample stops.
-            stop: of x, gives (batch,) booleans: True freezes the sample.
-
-        Returns:
-            x (batch, *shape_in) and the report of iterations and residuals.
-
-        Raises:
-            UserError: ``shift`` is negative or not finite.
-        """
-        if not 0 <= shift < float("inf"):
-            raise UserError(f"the shift of a normal equation must be finite and at least 0, got {shift}")
-
-        def matrix(x: Tensor) -> Tensor:
-            return self.normal(x).add_(x, alpha=shift) if shift else self.normal(x)
-
-        return conjugate_gradients(matrix, rhs, start=start, iterations=iterations, tolerance=tolerance, stop=stop)
-
-    def pinv(self, y: Tensor) -> Tensor:
-        """The least-squares state of least norm, A^+ y: by conjugate gradients from zero unless the operator knows better.
-
-        Args:
-            y: (batch, *shape_out).
-
-        Returns:
-            (batch, *shape_in), to a relative residual of 1e-6 or 200 iterations.
-        """
-        return self.normal_solve(self.adjoint(y), iterations=200, tolerance=1e-6)[0]
 
     def measurement(self, y: Tensor, *, shared: bool = False) -> Tensor:
         """Check a measurement at the door.
@@ -192,15 +101,151 @@ class Operator(ABC):
             raise UserError(f"got {y.shape[0]} measurements where one serves all samples: put one a sample into the condition, named")
         return y
 
+    def describe(self) -> str:
+        """The sensor in a few words, for messages and cards."""
+        return f"{type(self).__name__} {self.shape_in} -> {self.shape_out}"
+
+    def __repr__(self) -> str:
+        return f"<{self.describe()}>"
+
+
+class Operator(Sensor):
+    """A linear map of batches, (batch, *shape_in) to (batch, *shape_out).
+
+    Results are new tensors in the dtype and on the device of the argument. A real operator acts on the real and the imaginary part of a
+    complex argument; the inner products are sum(conj(a) b).
+
+    Args:
+        shape_in: shape of a state, without the batch.
+        shape_out: shape of a measurement, without the batch.
+        is_complex: whether the measurement of a real state is complex.
+
+    Raises:
+        UserError: a shape has an extent below 1.
+    """
+
+    def __init__(self, shape_in: tuple[int, ...], shape_out: tuple[int, ...], *, is_complex: bool = False) -> None:
+        super().__init__(shape_in, shape_out, is_complex=is_complex)
+        self._norm_sq: float | None = None
+
+    @abstractmethod
+    def _forward(self, x: Tensor) -> Tensor:
+        """A x for x (batch, *shape_in); must not record gradients or share memory with x."""
+
+    @abstractmethod
+    def _adjoint(self, y: Tensor) -> Tensor:
+        """A^H y for y (batch, *shape_out); the same rules."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A x.
+
+        Args:
+            x: (batch, *shape_in).
+
+        Returns:
+            (batch, *shape_out).
+
+        Raises:
+            UserError: another shape.
+        """
+        return self._run(x, self.shape_in, "states", transposed=False)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A^H y.
+
+        Args:
+            y: (batch, *shape_out).
+
+        Returns:
+            (batch, *shape_in).
+
+        Raises:
+            UserError: another shape.
+        """
+        return self._run(y, self.shape_out, "measurements", transposed=True)
+
+    def _run(self, x: Tensor, shape: tuple[int, ...], what: str, *, transposed: bool) -> Tensor:
+        self._check(x, shape, what)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _Apply.apply(x, self, transposed)
+        return self._adjoint(x) if transposed else self._forward(x)
+
+    def linearise(self, x: Tensor) -> Operator:
+        """A itself, whatever the states: what is linear is its own derivative."""
+        return self
+
+    def normal(self, x: Tensor) -> Tensor:
+        """A^H A x, (batch, *shape_in)."""
+        return self.adjoint(self.forward(x))
+
+    def norm_sq(self) -> float:
+        """The largest eigenvalue of A^H A, by power iteration in float64 from a fixed start (from below, to about 1e-6); kept."""
+        if self._norm_sq is None:
+            x = torch.randn(1, *self.shape_in, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            value, before = 0.0, -1.0
+            for _ in range(1000):
+                x = x / inner(x, x).real.sqrt().clamp_min(torch.finfo(torch.float64).tiny).view(-1, *[1] * len(self.shape_in))
+                x = self.normal(x)
+                value = float(inner(x, x).real.sqrt())
+                if abs(value - before) <= 1e-9 * value:
+                    break
+                before = value
+            self._norm_sq = value
+        return self._norm_sq
+
+    def normal_solve(
+        self,
+        rhs: Tensor,
+        *,
+        start: Tensor | None = None,
+        shift: float | Tensor = 0.0,
+        iterations: int,
+        tolerance: float = 0.0,
+        stop: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[Tensor, CGReport]:
+        """Solve (A^H A + shift I) x = rhs by conjugate gradients, per sample.
+
+        Args:
+            rhs: (batch, *shape_in).
+            start: (batch, *shape_in), zero when absent; never overwritten.
+            shift: at least 0; a tensor (batch,) for one a sample.
+            iterations: at most this many.
+            tolerance: relative residual at which a sample stops.
+            stop: of x, gives (batch,) booleans: True freezes the sample.
+
+        Returns:
+            x (batch, *shape_in) and the report of iterations and residuals.
+
+        Raises:
+            UserError: ``shift`` is negative or not finite, or not one a sample.
+        """
+        if isinstance(shift, Tensor):
+            if tuple(shift.shape) != (rhs.shape[0],):
+                raise UserError(f"{rhs.shape[0]} samples take as many shifts of their normal equations, got shape {tuple(shift.shape)}")
+            each = shift.to(rhs.device, rhs.real.dtype).view(-1, *[1] * len(self.shape_in))
+        elif not 0 <= shift < float("inf"):
+            raise UserError(f"the shift of a normal equation must be finite and at least 0, got {shift}")
+
+        def matrix(x: Tensor) -> Tensor:
+            if isinstance(shift, Tensor):
+                return self.normal(x).addcmul_(x, each)
+            return self.normal(x).add_(x, alpha=shift) if shift else self.normal(x)
+
+        return conjugate_gradients(matrix, rhs, start=start, iterations=iterations, tolerance=tolerance, stop=stop)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """The least-squares state of least norm, A^+ y: by conjugate gradients from zero unless the operator knows better.
+
+        Args:
+            y: (batch, *shape_out).
+
+        Returns:
+            (batch, *shape_in), to a relative residual of 1e-6 or 200 iterations.
+        """
+        return self.normal_solve(self.adjoint(y), iterations=200, tolerance=1e-6)[0]
+
     def __matmul__(self, other: Operator) -> Operator:
         """``A @ B``: first B, then A."""
         from unstir.operator.linear import Compose
 
         return Compose(self, other)
-
-    def describe(self) -> str:
-        """The operator in a few words, for messages and cards."""
-        return f"{type(self).__name__} {self.shape_in} -> {self.shape_out}"
-
-    def __repr__(self) -> str:
-        return f"<{self.describe()}>"

@@ -52,7 +52,7 @@ class Decoupled(Solver):
         UserError: fewer than 1 inner step, a stochastic flow, or a joint process.
     """
 
-    order: ClassVar[int] = 1
+    order: ClassVar[int] = 0  # more steps do not mend the inner flow
     inner: int = 5
     flow: Solver | str = "dpm++2m"
 

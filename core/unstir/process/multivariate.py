@@ -140,8 +140,8 @@ class ShortestPath(Multivariate):
 class LinearDiffusion(Multivariate):
     """Data with auxiliary variables under any linear equation whose stationary law is N(0, I): moments by matrix exponentials.
 
-        u = (x, v_1 ... v_k),   du = -rate (Q + D) u dt + sqrt(2 rate D) dw,   Q antisymmetric, D positive semi-definite
-        M_t = exp(-rate (Q + D) t),    S_t = I - M_t M_t^T
+        u = (x, v_1 ... v_k),   du = -speed (Q + D) u dt + sqrt(2 speed D) dw,   Q antisymmetric, D positive semi-definite
+        M_t = exp(-speed (Q + D) t),    S_t = I - M_t M_t^T
 
     The state has the variables as its first axis after the batch; every coordinate of x moves alike.
     Critically damped Langevin diffusion is Q = [[0, -1], [1, 0]], D = diag(0, 2).
@@ -150,7 +150,7 @@ class LinearDiffusion(Multivariate):
     Args:
         antisymmetric: Q, rows of numbers.
         dissipation: D, rows of numbers.
-        rate: per unit of time.
+        speed: of mixing, per unit of time.
         t_min, t_max: sampling interval.
 
     Raises:
@@ -159,7 +159,7 @@ class LinearDiffusion(Multivariate):
 
     antisymmetric: tuple[tuple[float, ...], ...] = ((0.0, -1.0), (1.0, 0.0))
     dissipation: tuple[tuple[float, ...], ...] = ((0.0, 0.0), (0.0, 2.0))
-    rate: float = 8.0
+    speed: float = 8.0
     t_min: float = 0.01
     t_max: float = 1.0
 
@@ -169,9 +169,9 @@ class LinearDiffusion(Multivariate):
             raise UserError(f"Q and D must be square matrices of one size, got shapes {q.shape} and {d.shape}")
         if not np.allclose(q, -q.T) or not np.allclose(d, d.T) or np.linalg.eigvalsh(d).min() < -1e-12:
             raise UserError("Q must be antisymmetric and D positive semi-definite")
-        if not self.rate > 0 or np.linalg.eigvals(q + d).real.min() <= 1e-9:
+        if not self.speed > 0 or np.linalg.eigvals(q + d).real.min() <= 1e-9:
             raise UserError(
-                "some direction is never mixed: Q + D needs eigenvalues with positive real parts, and the rate must be positive"
+                "some direction is never mixed: Q + D needs eigenvalues with positive real parts, and the speed must be positive"
             )
 
     @property
@@ -222,8 +222,8 @@ def _moments(process: LinearDiffusion, t: float) -> tuple[np.ndarray, np.ndarray
     from scipy.linalg import expm
 
     q, d = np.array(process.antisymmetric, dtype=float), np.array(process.dissipation, dtype=float)
-    n, drift = len(q), -process.rate * (q + d)
-    block = np.block([[-drift, 2 * process.rate * d], [np.zeros((n, n)), drift.T]])
+    n, drift = len(q), -process.speed * (q + d)
+    block = np.block([[-drift, 2 * process.speed * d], [np.zeros((n, n)), drift.T]])
     whole = expm(block * t)
     mean = whole[n:, n:].T
     covariance = mean @ whole[:n, n:]
@@ -265,7 +265,7 @@ def _carried(process: LinearDiffusion, root: np.ndarray, start: float, end: floa
 def _slope(process: LinearDiffusion, log_t: float) -> np.ndarray:
     """t (F + G G^T S^-1/2), the slope of log R in log t."""
     q, d, t = np.array(process.antisymmetric), np.array(process.dissipation), math.exp(log_t)
-    return t * process.rate * (d @ np.linalg.inv(_moments(process, t)[1]) - q - d)
+    return t * process.speed * (d @ np.linalg.inv(_moments(process, t)[1]) - q - d)
 
 
 def _symmetric_root(matrix: np.ndarray) -> np.ndarray:

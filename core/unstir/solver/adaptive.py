@@ -253,9 +253,7 @@ class _Asked:
         t = self.process.time_at_rho(torch.exp(at))
         z = y * spread(self.process.alpha(t), y)
         if isinstance(self.model, Evaluation):
-            anchor = self.model.anchor
-            z = z if anchor is None else z + spread(self.process.beta(t), z) * anchor
-            x0 = self.model.believed(z, t)
+            x0 = self.model.believed(self.model.with_anchor(z, t), t)
         else:
             x0 = self.model(z, t)  # type: ignore[arg-type]
         assert isinstance(x0, Tensor)

@@ -33,7 +33,6 @@ class DDIM(Solver):
         UserError: an option is out of range.
     """
 
-    order: ClassVar[int] = 1
     eta: float = 0.0
     temperature: float = 1.0
     kind: Literal["variance", "dds"] = "variance"
@@ -45,6 +44,11 @@ class DDIM(Solver):
             raise UserError(f"temperature must be finite and not negative, got {self.temperature}")
         if self.kind not in ("variance", "dds"):
             raise UserError(f"kind must be 'variance' or 'dds', got {self.kind!r}")
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        """First; 0, no convergence to the law, where noise is withheld or split as in DDS with fresh noise."""
+        return int(self.temperature == 1 and (self.kind == "variance" or self.eta == 0))
 
     @property
     def stochastic(self) -> bool:

@@ -52,7 +52,7 @@ class Row:
     sigma_s: Number
     rho_t: Number
     rho_s: Number
-    c: tuple[Number, ...]
+    c: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Solver(ABC):
     """Steps a state from the noise to the data: a frozen dataclass with two methods.
 
     Attributes:
-        order: global order of accuracy it declares (``unstir certify`` measures it).
+        order: global order of accuracy it declares (``unstir certify`` measures it); 0 where it does not converge to the law.
         evaluations: evaluations of the denoiser per step; the last step may need fewer.
         linear: is a step linear in state, estimates and noise? (Then the variance of its samples of a normal law is known exactly.)
         adaptive: does it choose its own steps between the times of the grid, to a ``tolerance``?

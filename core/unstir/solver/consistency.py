@@ -35,7 +35,7 @@ class VirtualInversion(Solver):
             there is no such entry.
     """
 
-    order: ClassVar[int] = 1
+    order: ClassVar[int] = 0  # it does not tend to the law
     source: str | None = None
     source_condition: str = "source_condition"
 

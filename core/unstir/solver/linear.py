@@ -17,14 +17,14 @@ from unstir.process import Process
 from unstir.process.cold import Cold
 from unstir.process.multivariate import Multivariate
 from unstir.solver.base import Levels, Memory, Model, Row, Solver
-from unstir.state import State
+from unstir.state import State, combine
 
 
 class _OfMaps(Solver):
     """What solvers of linear maps share: rows of times, and the process they are for."""
 
     order: ClassVar[int] = 1
-    kind: ClassVar[type[Process]]
+    kind: ClassVar[Any]
 
     def refuses(self, process: Process) -> str | None:
         """Any process but its own kind."""
@@ -64,7 +64,7 @@ class LinearDDIM(_OfMaps):
     """
 
     eta: float = 0.0
-    kind: ClassVar[type[Process]] = Multivariate
+    kind: ClassVar[Any] = Multivariate
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
@@ -83,7 +83,7 @@ class LinearDDIM(_OfMaps):
             return process.carry(x0, s)
         noise = process.whiten(x - process.carry(x0, t), t)
         if self.eta:
-            noise = (1 - self.eta**2) ** 0.5 * noise + self.eta * memory.noise()
+            noise = combine(memory.noise(), self.eta, ((1 - self.eta**2) ** 0.5, noise))
         return process.carry(x0, s) + process.colour(noise, s)
 
 
@@ -98,7 +98,7 @@ class ColdSampler(_OfMaps):
     """
 
     improved: bool = True
-    kind: ClassVar[type[Process]] = Cold
+    kind: ClassVar[Any] = Cold
 
     def step(self, x: State, row: Row, model: Model, memory: Memory) -> State:
         """One evaluation and two degradations."""

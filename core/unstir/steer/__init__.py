@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from unstir.steer.base import Steer as Steer
     from unstir.steer.consistency import DataConsistency as DataConsistency
     from unstir.steer.constraint import Constraint as Constraint
+    from unstir.steer.ddrm import DDRM as DDRM
     from unstir.steer.editing import DirectInversion as DirectInversion
     from unstir.steer.editing import EtaNoise as EtaNoise
-    from unstir.steer.ddrm import DDRM as DDRM
     from unstir.steer.ensemble import EnsembleKalman as EnsembleKalman
     from unstir.steer.filter import DensityRatio as DensityRatio
     from unstir.steer.filter import RatioFilter as RatioFilter

@@ -15,6 +15,7 @@ from torch import Tensor
 from unstir.errors import UserError
 
 if TYPE_CHECKING:
+    from unstir.denoiser import Denoiser
     from unstir.noise import NoiseSource
     from unstir.process import Process
     from unstir.solver import Row
@@ -24,8 +25,22 @@ if TYPE_CHECKING:
 class Trajectory(Protocol):
     """What a steer may ask of the trajectory it steers; the loop's answer is in ``unstir.steering``."""
 
-    def look(self) -> State:
-        """What the guided denoiser believes of the state handed to the steer, structured like it."""
+    @property
+    def denoiser(self) -> Denoiser:
+        """The guided denoiser, counted; it may be differentiated by a steer that says ``needs_grad``."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Does the solver draw noise?"""
+
+    def look(self, x: State | None = None) -> State:
+        """What the guided denoiser believes of the state handed to the steer, or of another at its time; structured like it."""
+
+    def believe(self, x0: State) -> None:
+        """Take an estimate of the state handed to the steer that is known already."""
+
+    def move(self, x: State) -> None:
+        """From here on the state is another."""
 
     def resample(self, index: Tensor) -> State:
         """That state at ``index`` (batch,), with all that belongs to it."""
@@ -60,16 +75,45 @@ class Moment:
     last: bool = False
     trajectory: Trajectory | None = None
 
-    def look(self) -> State:
+    def look(self, x: State | None = None) -> State:
         """What the guided denoiser believes of the state handed to the steer, at the time it is at (x/alpha where sigma is 0).
 
         It is evaluated once, and costs nothing where the state then goes unchanged (or resampled) into the next step, which begins
         with this evaluation.
 
+        Args:
+            x: another state at the same time, evaluated anew; the one handed to the steer when absent.
+
         Returns:
             x0, structured like the state; not to be overwritten.
         """
-        return self._asked().look()
+        return self._asked().look(x)
+
+    def believe(self, x0: State) -> None:
+        """Hand in what :meth:`look` would give, from a steer that evaluated the denoiser itself (for its gradient).
+
+        Args:
+            x0: the guided denoiser's estimate of the state handed to the steer, without a graph.
+        """
+        self._asked().believe(x0)
+
+    def move(self, x: State) -> None:
+        """Change the state before a look or a resampling; the steer returns it, or what :meth:`resample` makes of it.
+
+        Args:
+            x: structured like the state handed to the steer.
+        """
+        self._asked().move(x)
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The guided denoiser at work, counted."""
+        return self._asked().denoiser
+
+    @property
+    def stochastic(self) -> bool:
+        """Does the solver draw noise, so that equal particles part again?"""
+        return self.trajectory is None or self.trajectory.stochastic
 
     def resample(self, index: Tensor) -> State:
         """Samples take the place of others: what belongs to them (the solver's history, this estimate, the notes of steers) follows.

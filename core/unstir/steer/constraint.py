@@ -3,13 +3,13 @@
     x_s <- m (alpha_s v + beta_s y + sigma_s eps) + (1 - m) x_s,   or   m v + (1 - m) x_s
 
 Reference: Lugmayr et al. 2022 (RePaint, without its jumps), arXiv:2201.09865; Janner et al. 2022 (Diffuser: the clean value),
-arXiv:2205.09991.
+arXiv:2205.09991 (hard conditions after every edit).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,15 +51,32 @@ class Constraint(Steer):
 
     def after(self, x: Tensor, moment: Moment) -> Tensor:  # type: ignore[override]
         """The state with its masked region overwritten."""
+        return self.held(x, moment, moment.row.s)
+
+    def held(self, x: Tensor, moment: Moment, t: Any) -> Tensor:
+        """A state at a time with its masked region overwritten: what other steers call after an edit.
+
+        Args:
+            x: (batch, *shape), anchor included.
+            moment: the step.
+            t: where the state is: the time at which the step starts or ends.
+
+        Returns:
+            A new state.
+
+        Raises:
+            UserError: a dict of leaves, or a value that does not fit.
+        """
         if not isinstance(x, Tensor):
             raise UserError("a Constraint works on a tensor and the state is a dict of leaves: wrap it as OnLeaf(leaf, steer)")
-        last = moment.row.sigma_s == 0
+        row = moment.row
+        last = (row.sigma_t if t is row.t else row.sigma_s) == 0
         if self.mode == "end" and not last:
             return x
         mask, known = (per_sample(self._batched(v, x), moment, x) for v in (self.mask, self.value))
         known = torch.where(mask != 0, known, torch.zeros_like(known))  # what is not known may hold anything, NaN too
         if self.mode in ("noised", "path"):
-            known = moment.process.perturb(known, moment.row.s, torch.zeros_like(x) if last else self._noise(x, moment), moment.anchor)
+            known = moment.process.perturb(known, t, torch.zeros_like(x) if last else self._noise(x, moment), moment.anchor)
         return torch.where(mask != 0, known.to(x.dtype), x)
 
     def _noise(self, x: Tensor, moment: Moment) -> Tensor:
@@ -76,3 +93,18 @@ class Constraint(Steer):
         if value.ndim < x.ndim:
             value = value.expand(1, *x.shape[1:])
         return value
+
+
+@dataclass(frozen=True, eq=False)
+class Enforced(Constraint):
+    """A :class:`Constraint` on the first state too, and after every edit that steers before it in the list make before a step.
+
+    Arguments and errors are those of :class:`Constraint`. With one noise for the whole trajectory (``path``) or clean values the denoiser
+    never sees anything else in the masked region, so that what is known leads the rest by no step less.
+    """
+
+    exactness: ClassVar[str] = "exact in the masked region at every time; biased elsewhere, where what is known arrives by the denoiser alone"
+
+    def before(self, x: Tensor, moment: Moment) -> Tensor:  # type: ignore[override]
+        """The state with its masked region overwritten."""
+        return self.held(x, moment, moment.row.t)

@@ -111,15 +111,15 @@ class AnnealedMCMC(Steer):
 
     def _look(self, moment: Moment, t: Any, alpha: float, sigma: float) -> Look:
         """The score of states at this level, and their log-density where it is asked for."""
-        model = moment.trajectory.steering.model  # type: ignore[union-attr]
+        denoiser, condition = moment.denoiser, moment.condition
         pull = float(moment.process.beta(t)) * moment.process.need(moment.anchor) if moment.process.anchored else 0.0
-        density = getattr(model.denoiser, "log_density", None)
+        density = getattr(denoiser, "log_density", None)
         if self.kind != "ula" and self.differences == "density" and density is None:
             raise UserError("the guided denoiser has no log-density: use differences='path', or kind 'ula'")
 
         def look(x: Tensor) -> tuple[Tensor, Tensor | None]:
-            score = (alpha * model.believed(x, t) - (x - pull)) / sigma**2
-            return score, density(x, t, model.condition) if self.kind != "ula" and self.differences == "density" else None  # type: ignore[misc]
+            score = (alpha * moment.look(x) - (x - pull)) / sigma**2
+            return score, density(x, t, condition) if self.kind != "ula" and self.differences == "density" else None  # type: ignore[misc]
 
         return look
 

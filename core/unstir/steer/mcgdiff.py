@@ -85,7 +85,7 @@ class MCGdiff(ParticleSteer):
         notes["centre"] = self.centre(x, moment, row.alpha_s, row.sigma_s, (c[0], c[2]))
         mean = mean_of_step(x, moment) if x is first else None
         if mean is None:  # moved: what the denoiser believes is asked of the new state, and handed on with it
-            moment.trajectory.x, moment.trajectory.x0 = x, None  # type: ignore[union-attr]
+            moment.move(x)
             mean = mean_of_step(x, moment)
         spread = self.spread(x, row.alpha_s, row.sigma_s)
         ahead = log_normal(notes["centre"] - self.measured(mean), c[2] ** 2 * self.powers.to(spread) + spread)

@@ -82,7 +82,13 @@ class ParticleSteer(Steer):
 
         Returns:
             The state, resampled.
+
+        Raises:
+            UserError: it resamples on the way and the solver draws no noise.
         """
+        if self.threshold and self.particles > 1 and not final and not moment.stochastic:
+            who = type(self).__name__
+            raise UserError(f"{who} resamples on the way, and a solver without noise keeps copies equal: take 'ancestral', or threshold=0")
         notes = moment.memory
         log_weights = (notes.get("log_weights", 0.0) + log_factor.double()).view(-1, self.particles)
         check_alive(log_weights, moment)

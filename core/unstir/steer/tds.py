@@ -20,7 +20,7 @@ from torch import Tensor
 from unstir.errors import UserError
 from unstir.steer.base import Moment
 from unstir.steer.particles import Reward
-from unstir.steer.tilt import Twisted, denoiser_of, slope_of
+from unstir.steer.tilt import Twisted, slope_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class TDS(Twisted):
 
     def twist(self, x: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
         """log psi_t and its gradient, through the denoiser."""
-        denoiser, rho, seen = denoiser_of(moment), moment.rho, {}
+        denoiser, rho, seen = moment.denoiser, moment.rho, {}
         softened = 1.0 if math.isinf(self.width) else 1 / (1 + (rho / self.width) ** 2)
 
         def log_psi(state: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class TDS(Twisted):
             return softened * self.log_likelihood(seen["x0"], moment.condition)
 
         found = slope_of(log_psi, x)
-        moment.trajectory.x0 = seen["x0"].detach().to(x.dtype)  # type: ignore[union-attr]
+        moment.believe(seen["x0"].detach().to(x.dtype))
         return found
 
     def end(self, x: Tensor, moment: Moment) -> Tensor:

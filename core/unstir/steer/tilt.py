@@ -37,7 +37,6 @@ from unstir.steer.base import Moment
 from unstir.steer.particles import ParticleSteer
 
 if TYPE_CHECKING:
-    from unstir.denoiser import Denoiser
     from unstir.solver.base import Row
 
 Twist = Callable[[Tensor, Any, Mapping[str, Any] | None], Tensor]
@@ -193,7 +192,7 @@ class TiltedCFG(ParticleSteer):
         check_gaussian(x, moment, "TiltedCFG")
         check_ancestral(moment.row, "TiltedCFG")
         free = unconditional(moment.condition, x.shape[0], self.null, self.keys)
-        moment.memory["gap"] = moment.look() - denoiser_of(moment)(x, moment.row.t, free)
+        moment.memory["gap"] = moment.look() - moment.denoiser(x, moment.row.t, free)
         return x
 
     def after(self, x: Tensor, moment: Moment) -> Tensor:  # type: ignore[override]
@@ -234,18 +233,6 @@ def noising(row: Row) -> tuple[float, float]:
     return ratio, row.sigma_t**2 - (ratio * row.sigma_s) ** 2  # type: ignore[operator]
 
 
-def denoiser_of(moment: Moment) -> Denoiser:
-    """The guided denoiser at work, counted.
-
-    Raises:
-        UserError: the steer is not run by the sampling loop.
-    """
-    steering = getattr(moment.trajectory, "steering", None)
-    if steering is None:
-        raise UserError("this steer asks the denoiser: it runs under unstir.sample only")
-    return steering.model.denoiser
-
-
 def check_gaussian(x: Any, moment: Moment, who: str) -> None:
     """Refuse steps whose law is not known: they must be x_s = a x + b D + d z of the DDIM family, with noise wherever the level allows.
 
@@ -254,8 +241,8 @@ def check_gaussian(x: Any, moment: Moment, who: str) -> None:
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise UserError(f"{who} weighs Gaussian steps of one tensor: FK and SVDD take any state")
-    if not isinstance(denoiser_of(moment).space, Euclidean):
-        raise UserError(f"{who} weighs independent normal noise, and {denoiser_of(moment).space!r} has another: FK and SVDD take any space")
+    if not isinstance(moment.denoiser.space, Euclidean):
+        raise UserError(f"{who} weighs independent normal noise, and {moment.denoiser.space!r} has another: FK and SVDD take any space")
     row, c = moment.row, moment.row.c
     exact = len(c) == 3 and row.sigma_t > 0  # type: ignore[operator]
     if exact and row.sigma_s > 0 and row.alpha_t > 1e-8 * row.sigma_t:  # type: ignore[operator]
