@@ -15,14 +15,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 import math
-import sys
-import types
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from peers import k_diffusion_sampling
 
 from unstir import sample
 from unstir.certify import gm4, gm4_points
@@ -85,22 +83,8 @@ def azula(name: str, **options: Any) -> Peer:
     return run
 
 
-@cache
-def k_samplers() -> Any:
-    spec = importlib.util.find_spec("k_diffusion")
-    if spec is None:
-        raise ModuleNotFoundError("No module named 'k_diffusion'")
-    # Its package imports torchvision and training code; the samplers need one function of it.
-    package, append = types.ModuleType("k_diffusion"), types.ModuleType("k_diffusion.utils")
-    package.__path__ = list(spec.submodule_search_locations or [])
-    append.append_dims = lambda x, dims: x[(...,) + (None,) * (dims - x.ndim)]  # type: ignore[attr-defined]
-    package.utils = append  # type: ignore[attr-defined]
-    sys.modules.update({"k_diffusion": package, "k_diffusion.utils": append})
-    return importlib.import_module("k_diffusion.sampling")
-
-
 def k_diffusion(name: str, **options: Any) -> Peer:
-    function = getattr(k_samplers(), name)
+    function = getattr(k_diffusion_sampling(), name)
 
     def run(x: torch.Tensor, grid: Levels) -> torch.Tensor:
         extra = {"noise_sampler": lambda *_: torch.zeros_like(x)} if "sde" in name or "ancestral" in name else {}

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peers import k_diffusion_sampling
 
 SHAPE, STEPS = (64, 3, 32, 32), 20
 HIGH, LOW = 80.0, 0.002
@@ -60,25 +61,11 @@ def azula(sampler: str, **options: Any) -> Callable[[torch.Tensor], Any]:
 
 
 def k_diffusion(sampler: str) -> Callable[[torch.Tensor], Any]:
-    sampling = sys.modules.get("k_diffusion.sampling") or k_diffusion_sampling()
+    sampling = k_diffusion_sampling()
     ramp = torch.linspace(0, 1, STEPS + 1)
     sigmas = (HIGH ** (1 / 7) + ramp * (LOW ** (1 / 7) - HIGH ** (1 / 7))) ** 7
     function = getattr(sampling, sampler)
     return lambda x: function(lambda x, sigma: x * 0.1, x, sigmas, disable=True)
-
-
-def k_diffusion_sampling() -> types.ModuleType:
-    """Its samplers alone."""
-    spec = importlib.util.find_spec("k_diffusion")
-    if spec is None:
-        raise ModuleNotFoundError("No module named 'k_diffusion'")
-    # Its package imports torchvision and training code; the samplers need one function of it.
-    package, helpers = types.ModuleType("k_diffusion"), types.ModuleType("k_diffusion.utils")
-    package.__path__ = list(spec.submodule_search_locations or [])
-    helpers.append_dims = lambda x, dims: x[(...,) + (None,) * (dims - x.ndim)]  # type: ignore[attr-defined]
-    package.utils = helpers  # type: ignore[attr-defined]
-    sys.modules.update({"k_diffusion": package, "k_diffusion.utils": helpers})
-    return importlib.import_module("k_diffusion.sampling")
 
 
 def diffusers(scheduler: str, **options: Any) -> Callable[[torch.Tensor], Any]:

@@ -102,9 +102,13 @@ SECTIONS = (
     Section("finite", "Solvers: finite for every number of steps", "solvers", "unstir.certify.solvers:finite"),
     Section("costs", "Solvers: draws, operations, synchronisations", "solvers", "unstir.certify.solvers:costs"),
     Section("invariance", "A sample depends on its seed and index alone", "solvers", "unstir.certify.invariance:invariance"),
+    Section("operators", "Operators: adjoints, norms, inverses, batches", "operators", "unstir.certify.operators:operators"),
     Section("discrete", "Discrete and count processes: laws by enumeration", "solvers", "unstir.certify.discreteness:discrete"),
     Section("inversion", "Reversible solvers: round trips", "solvers", "unstir.certify.inversion:inversion"),
     Section("likelihood", "Likelihood: error in nats", "", "unstir.certify.likelihood:likelihood"),
+    Section("posterior", "Posterior methods: distance to the exact posterior", "guides+steers", "unstir.certify.posteriors:posterior_methods"),
+    Section("particles", "Particles: evidence and tilt", "steers", "unstir.certify.particles:particles"),
+    Section("guidance", "Guidance: the exact tilted law on a grid", "guides+steers", "unstir.certify.guidance:guidance"),
     Section(
         "guide-invariance",
         "Guides and steers: no sample sees another",

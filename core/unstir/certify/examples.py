@@ -168,6 +168,7 @@ def standard(denoiser: Denoiser) -> dict[str, Any]:
         "strength": 0.5, "lam": 0.1, "rho": 1.0, "eta": 0.5, "rate": 0.1, "steps": 3, "sigma": 1.0, "change": 1.0, "temperature": 0.8,
         "reward": bowl, "value": half, "log_likelihood": bowl, "log_twist": bowl, "log_ratio": bowl, "loss": lambda x, *c: -bowl(x),
         "energy": lambda now, then: (now["estimate"] - then["estimate"]).square().flatten(1).sum(1),
+        "event": lambda x: x.flatten(1).mean(1) - 0.1, "function": bowl, "distance": 4.0, "reference": torch.linspace(-1, 1, 16).reshape(8, 2),
         "model": logits, "classifier": logits, "mask": half, "bad": Classes(shape=shape, shift=0.2), "others": [Classes(shape=shape)],
         "aggregator": Aggregator(shape[0], 2).double(), "factors": [Classes(shape=shape)], "weights": [0.5],
         "reliabilities": {"class": 1.0}, "degrade": lambda x0, phi: x0 * phi.reshape(-1, *[1] * (x0.ndim - 1)),
@@ -210,6 +211,16 @@ def _leaf(part: Any) -> Example:
     return Example(part("a", Projection(operator, torch.full((1, 2), 0.2))), JointOracle({"a": gm4(), "b": gm4()}))
 
 
+def _probability(part: Any) -> Example:
+    from unstir.guide import EventGuidance
+
+    return Example(part(EventGuidance(standard(Classes())["event"])), Classes())
+
+
+def _loss(part: Any) -> Example:
+    return Example(part(losses=standard(Classes())["loss"], weight=0.3), Classes())
+
+
 def _noise(part: Any) -> Example:
     return Example(part(0.3), Classes(), "ddim", (DensityControl(change=1.0, spread=0.3, divergence="exact"),))
 
@@ -224,6 +235,9 @@ _MAKERS: Mapping[str, Callable[[Any], Example]] = {
     "reuse": _reuse,
     "on-leaf": _leaf,
     "density-noise": _noise,
+    "loss": _loss,
+    "policy": functools.partial(_with, mask=torch.ones(SHAPE, dtype=torch.float64), scale=0.1),
+    "event-probability": _probability,
     "active-subsampling": functools.partial(_with, steps=(1, 3), particles=4),
     "ensemble-kalman": functools.partial(_with, particles=4),
 }

@@ -27,6 +27,7 @@ from unstir.denoiser import Denoiser
 from unstir.errors import UserError
 from unstir.evaluation import Evaluation
 from unstir.grid import LogSNR
+from unstir.guide.base import Guide
 from unstir.loop import sample
 from unstir.noise import NoiseSource
 from unstir.operator import Dense
@@ -216,24 +217,46 @@ def methods(problem: LinearGaussian | LinearMixture | None = None, noise: float 
         Name -> a function that gives the keywords ``guides`` or ``steers`` of :func:`posterior`, and ``solver`` where the class names
         the one it is for (``solver: ClassVar[str]``).
     """
-    problem = problem or lg3()
-    operator = Dense(problem.matrix)
-    found: dict[str, Callable[[], dict[str, Any]]] = {}
-    for kind in ("guides", "steers"):
-        for name in registry.names(kind):
-            made = registry.resolve(kind, name)
-            options = inspect.signature(made).parameters
-            if not {"operator", "y"} <= set(options) or any(
-                option.default is option.empty and key not in ("operator", "y") for key, option in options.items()
-            ):
-                continue
-            given = {"operator": operator, "y": problem.y[None]} | ({"noise": noise} if "noise" in options else {})
-            found[name] = functools.partial(_keywords, kind, made, given)
+    found = {
+        name: functools.partial(method, made, problem, noise)
+        for kind in ("guides", "steers")
+        for name in registry.names(kind)
+        if is_method(made := registry.resolve(kind, name))
+    }
     if not found:
         raise UserError("no guide or steer with an operator and a measurement is registered")
     return found
 
 
-def _keywords(kind: str, made: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def is_method(made: Callable[..., Any]) -> bool:
+    """Does a class take an operator and a measurement, and need nothing more but perhaps the noise?
+
+    Args:
+        made: the class.
+    """
+    options = inspect.signature(made).parameters
+    needed = {key for key, option in options.items() if option.default is option.empty}
+    return {"operator", "y"} <= set(options) and needed <= {"operator", "y", "noise"}
+
+
+def method(
+    made: Callable[..., Any], problem: LinearGaussian | LinearMixture | None = None, noise: float = 0.3, **options: Any
+) -> dict[str, Any]:
+    """A posterior method, made for a problem.
+
+    Args:
+        made: the class of a guide or steer.
+        problem: LG3 when absent.
+        noise: standard deviation of its measurement noise, given to those that ask.
+        **options: more of the class's.
+
+    Returns:
+        The keywords ``guides`` or ``steers`` of :func:`posterior`, and ``solver`` where the class names the one it is for.
+    """
+    problem = problem or lg3()
+    given: dict[str, Any] = {"operator": Dense(problem.matrix), "y": problem.y[None], **options}
+    if "noise" in inspect.signature(made).parameters:
+        given = {"noise": noise, **given}
+    part = made(**given)
     solver = getattr(made, "solver", None)
-    return {kind: [made(**given)]} | ({"solver": solver} if solver else {})
+    return {"guides" if isinstance(part, Guide) else "steers": [part]} | ({"solver": solver} if solver else {})

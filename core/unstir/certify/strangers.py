@@ -1,6 +1,6 @@
 """The section of the certificate about what a guided sample may depend on: not its batch, its chunk or its neighbours.
 
-    problem i alone = problem i in a batch of any size = problem i beside others with other starts and conditions
+    problem i alone = problem i in a batch of any size, in any order = problem i beside others with other starts and conditions
 
 A problem is a sample, or the particles of one. Every registered guide and steer takes part; one that no example can be made of is told.
 """
@@ -14,12 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unstir import names
 from unstir.certify.certificate import Finding, judged
 from unstir.certify.examples import GRID, Example, example_of, parts_of
+from unstir.evaluation import Evaluation
 from unstir.loop import sample
+from unstir.noise import NoiseSource
+from unstir.solver import Memory
+from unstir.start import first_state, noise_for, times_of
 from unstir.state import leaves, map_state
+from unstir.steering import Steering
 
 _PROBLEMS = 5
+_ORDER = (2, 4, 0, 3, 1)
 _KEPT = 1  # the problem whose neighbours change
 _ROUNDING = 1e-10  # of sums in another order; a sample that sees its neighbours differs by far more
 
@@ -37,6 +44,7 @@ def guide_invariance(parts: Mapping[str, Any] | None, quick: bool) -> Iterator[F
             continue
         checks: dict[str, Callable[[Example], tuple[str, bool]]] = {
             "batches of 5, 1 and 2": _batches,
+            "problems in another order": _order,
             "other neighbours": _neighbours,
             "seeds 1, 1, 2": _seeds,
         }
@@ -62,6 +70,33 @@ def _verdict(off: float) -> tuple[str, bool]:
 def _batches(made: Example) -> tuple[str, bool]:
     whole = _run(made)
     return _verdict(max(_off(whole, _run(made, batch=size * made.particles)) for size in (1, 2)))
+
+
+def _order(made: Example) -> tuple[str, bool]:
+    places = torch.arange(_PROBLEMS * made.particles).view(_PROBLEMS, -1)
+    straight, mixed = _walked(made, places), _walked(made, places[list(_ORDER)])
+    return _verdict(_off(map_state(lambda leaf: leaf[places[list(_ORDER)].flatten()], straight), mixed))
+
+
+def _walked(made: Example, places: Tensor) -> Any:
+    """Samples in the order of their numbers (problems, particles): the loop of ``sample`` with its noise keyed by these."""
+    denoiser, process, options = made.denoiser, made.denoiser.process, made.options
+    condition = {"class": (places // made.particles % 2).flatten()}
+    solver, noise = names.solver(options["solver"]), NoiseSource(1, places.flatten().tolist())
+    times = times_of(names.grid("uniform:6" if process.discrete else GRID), process)
+    rows, guided = solver.plan(process, times), denoiser
+    for guide in options["guides"]:
+        guided = guide.planned(rows).wrap(guided)
+    model, like = Evaluation(guided, process, condition), torch.zeros((), dtype=torch.float64)
+    with torch.no_grad():
+        x = first_state(denoiser, model, noise, times, like, len(noise), None)
+        shape = map_state(lambda leaf: tuple(leaf.shape[1:]), x)
+        memory = Memory(lambda: noise_for(denoiser, noise, shape, like, condition), noise)
+        steering = Steering(options.get("steers", ()), denoiser, model, noise, memory, solver.stochastic)
+        for row in rows:
+            model.step, last = row.index, row is rows[-1]
+            x = steering.after(solver.step(steering.before(x, row, last), row, model, memory), row, last)
+    return x
 
 
 def _neighbours(made: Example) -> tuple[str, bool]:

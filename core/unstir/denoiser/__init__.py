@@ -16,6 +16,7 @@ _LAZY = {
     "TokenDenoiser": "tokens",
     "Reuse": "tokens",
     "PARAMETERISATIONS": "convert",
+    "Tiled": "tiled",
 }
 __all__ = list(_LAZY)
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from unstir.denoiser.normaliser import Normaliser as Normaliser
     from unstir.denoiser.perpendicular import Perpendicular as Perpendicular
     from unstir.denoiser.sliced import Sliced as Sliced
+    from unstir.denoiser.tiled import Tiled as Tiled
     from unstir.denoiser.tokens import Reuse as Reuse
     from unstir.denoiser.tokens import TokenDenoiser as TokenDenoiser
     from unstir.denoiser.transport import Transport as Transport

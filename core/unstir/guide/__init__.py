@@ -41,6 +41,15 @@ _LAZY = {
     "Recorded": "rescale",
     "Regions": "regions",
     "TokenWise": "regions",
+    "EventGuidance": "event",
+    "EventProbability": "event",
+    "LossGuidance": "loss",
+    "SelfMinority": "minority",
+    "fit_classifier": "minority",
+    "minority_bins": "minority",
+    "minority_score": "minority",
+    "PolicyGuidance": "value",
+    "ValueGuidance": "value",
 }
 __all__ = list(_LAZY)
 
@@ -64,6 +73,8 @@ if TYPE_CHECKING:
     from unstir.guide.density import DensityNoise as DensityNoise
     from unstir.guide.density import scaled_prior as scaled_prior
     from unstir.guide.dps import DPS as DPS
+    from unstir.guide.event import EventGuidance as EventGuidance
+    from unstir.guide.event import EventProbability as EventProbability
     from unstir.guide.experts import Experts as Experts
     from unstir.guide.experts import low_rank_copy as low_rank_copy
     from unstir.guide.fusion import AFA as AFA
@@ -71,6 +82,11 @@ if TYPE_CHECKING:
     from unstir.guide.fusion import Product as Product
     from unstir.guide.fusion import UniteAndConquer as UniteAndConquer
     from unstir.guide.likelihood import Likelihood as Likelihood
+    from unstir.guide.loss import LossGuidance as LossGuidance
+    from unstir.guide.minority import SelfMinority as SelfMinority
+    from unstir.guide.minority import fit_classifier as fit_classifier
+    from unstir.guide.minority import minority_bins as minority_bins
+    from unstir.guide.minority import minority_score as minority_score
     from unstir.guide.mmps import MMPS as MMPS
     from unstir.guide.mmps import TMPD as TMPD
     from unstir.guide.pigdm import PiGDM as PiGDM
@@ -80,6 +96,8 @@ if TYPE_CHECKING:
     from unstir.guide.regions import TokenWise as TokenWise
     from unstir.guide.rescale import GuideAndRescale as GuideAndRescale
     from unstir.guide.rescale import Recorded as Recorded
+    from unstir.guide.value import PolicyGuidance as PolicyGuidance
+    from unstir.guide.value import ValueGuidance as ValueGuidance
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor
 from unstir.denoiser.base import anchor_of
 from unstir.denoiser.convert import convert
 from unstir.errors import UserError
-from unstir.guide.base import Guide, Guided
+from unstir.guide.base import Guide, Guided, RememberingGuide
 from unstir.guide.cfg import extrapolated, unconditional, within
 from unstir.guide.likelihood import check_tensor
 from unstir.operator.cg import inner
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class AdaptiveGuidance(Guide):
+class AdaptiveGuidance(RememberingGuide):
     """Classifier-free guidance that stops for a sample once its two branches agree; 2 evaluations a step, then 1.
 
     Deciding costs a synchronisation a step on a device, as the unconditional branch is evaluated on fewer samples than there are.
@@ -67,10 +67,6 @@ class AdaptiveGuidance(Guide):
         """The guided denoiser of one trajectory, which remembers who is still guided."""
         return _Adaptive(denoiser, self)
 
-    def estimate(self, denoiser: Denoiser, x: Tensor, t: Any, condition: Mapping[str, Any] | None) -> Tensor:  # type: ignore[override]
-        """The guided estimate at the beginning of a trajectory, where all are guided."""
-        return self.wrap(denoiser)(x, t, condition)
-
 
 class _Adaptive(Guided):
     """A denoiser under adaptive guidance, along one trajectory."""
@@ -105,7 +101,7 @@ class _Adaptive(Guided):
 
 
 @dataclass(frozen=True, eq=False)
-class LinearAG(Guide):
+class LinearAG(RememberingGuide):
     """Classifier-free guidance whose unconditional noise is a fitted combination of those before; make one with :meth:`fit`.
 
     Args:
@@ -196,10 +192,6 @@ class LinearAG(Guide):
     def wrap(self, denoiser: Denoiser) -> Denoiser:
         """The guided denoiser of one trajectory, which remembers the noises of the last evaluations."""
         return _Linear(denoiser, self)
-
-    def estimate(self, denoiser: Denoiser, x: Tensor, t: Any, condition: Mapping[str, Any] | None) -> Tensor:  # type: ignore[override]
-        """The guided estimate at the beginning of a trajectory."""
-        return self.wrap(denoiser)(x, t, condition)
 
 
 class _Linear(Guided):

@@ -62,6 +62,18 @@ class Guide(ABC):
         return Guided(denoiser, self)
 
 
+class RememberingGuide(Guide):
+    """A guide that keeps notes along a trajectory: its ``wrap`` gives a :class:`Guided` of its own, new for each trajectory."""
+
+    @abstractmethod
+    def wrap(self, denoiser: Denoiser) -> Denoiser:
+        """The guided denoiser of one trajectory, with its notes."""
+
+    def estimate(self, denoiser: Denoiser, x: State, t: Any, condition: Mapping[str, Any] | None) -> State:
+        """The guided estimate at the beginning of a trajectory, where there are no notes."""
+        return self.wrap(denoiser)(x, t, condition)
+
+
 class Guided(Denoiser):
     """A denoiser under a guide.
 

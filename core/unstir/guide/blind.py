@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from unstir.errors import UserError
-from unstir.guide.base import Guide, Guided
+from unstir.guide.base import Guided, RememberingGuide
 from unstir.guide.likelihood import Linearised, check_tensor
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Blind(Guide):
+class Blind(RememberingGuide):
     """Guide by a degradation whose parameters are found on the way, one set a trajectory; one evaluation of the denoiser.
 
     Args:
@@ -67,10 +67,6 @@ class Blind(Guide):
     def wrap(self, denoiser: Denoiser) -> BlindGuided:
         """The guided denoiser, with parameters of its own."""
         return BlindGuided(denoiser, self)
-
-    def estimate(self, denoiser: Denoiser, x: Tensor, t: Any, condition: Mapping[str, Any] | None) -> Tensor:  # type: ignore[override]
-        """The guided estimate by parameters that begin at ``start``; :class:`BlindGuided` keeps them along a trajectory."""
-        return self.wrap(denoiser)(x, t, condition)
 
     def slopes(self, x0: Tensor, phi: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """dL/dx0 and dL/dphi/m, each row by itself.

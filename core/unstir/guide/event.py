@@ -52,7 +52,7 @@ class EventGuidance(Guide):
     low: float = 0.0
     high: float = math.inf
     needs_grad: ClassVar[bool] = True
-    exactness: ClassVar[str] = "exact for normal data and a linear event, as steps become finer; biased where x0 given x_t has several modes"
+    exactness: ClassVar[str] = "exact for normal data and a linear event as steps become finer; biased where x0 given x_t has several modes"
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high:
@@ -112,9 +112,7 @@ class EventGuidance(Guide):
 
         return log_probability
 
-    def _normal(
-        self, denoiser: Denoiser, x: Tensor, t: Any, condition: Mapping[str, Any] | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _normal(self, denoiser: Denoiser, x: Tensor, t: Any, condition: Mapping[str, Any] | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """D, C(D), V g and v; numbers a sample in float64."""
         at = Linearised(denoiser, x, t, condition)
         value, slope = slope_of(self.event, at.x0)

@@ -1,6 +1,6 @@
 """Minority guidance: towards the rare among the data.
 
-    l(x0) = E_eps |x0 - D(x_s)|,  x_s = alpha_s x0 + sigma_s eps       the minority score: the denoiser takes what is rare for what is common
+    l(x0) = E_eps |x0 - D(x_s)|,  x_s = alpha_s x0 + sigma_s eps       the minority score: the denoiser takes the rare for the common
 
     with labels:  bins of l by quantiles; a classifier of noisy states learns them; ``ClassifierGuidance`` to the bin of the rare
     without:      D' = D + w (sigma^2/alpha) J^T grad L,   L = |x0_t - sg E_eps D(alpha_s x0_t + sigma_s eps)|,   x0_t = D(x_t)

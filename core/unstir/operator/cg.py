@@ -27,12 +27,27 @@ def inner(a: Tensor, b: Tensor, buffer: Tensor | None = None) -> Tensor:
     Args:
         a: (batch, *shape), real or complex.
         b: the same shape.
-        buffer: where to write the products (contiguous, the shape of ``a``); allocated when absent.
+        buffer: where to write the products (contiguous, the shape of ``a``); allocated when absent, and for complex products.
 
     Returns:
         (batch,), complex when an argument is.
     """
-    product = torch.mul(a.conj() if a.is_complex() else a, b, out=buffer).reshape(a.shape[0], math.prod(a.shape[1:]))
+    if a.is_complex() or b.is_complex():
+        return _complex_inner(a, b)
+    return _rows(torch.mul(a, b, out=buffer))
+
+
+def _complex_inner(a: Tensor, b: Tensor) -> Tensor:
+    """By real products: those of complex numbers are rounded otherwise in the last few of a tensor than before."""
+    wide = torch.promote_types(a.dtype, b.dtype)
+    a, b = (torch.view_as_real(part.to(wide).resolve_conj()) for part in (a, b))
+    turned = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+    return torch.complex(_rows(a * b), _rows(turned))
+
+
+def _rows(product: Tensor) -> Tensor:
+    """The sum of each sample's values."""
+    product = product.reshape(product.shape[0], math.prod(product.shape[1:]))
     if product.shape[1] < _SPLIT:
         return product.sum(1)
     return torch.stack([row.sum() for row in product])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from scipy.fft import next_fast_len
@@ -56,11 +57,9 @@ class Convolution(Operator):
             self._pad = Pad(self.shape_in, [(taps - 1 - taps // 2, taps // 2) for taps in kernel.shape], boundary=boundary)
             extent = [next_fast_len(n + taps - 1, real=True) for n, taps in zip(cells, kernel.shape, strict=True)]
         wide = torch.complex128 if self.is_complex else torch.float64
-        spread = torch.zeros(extent, dtype=wide).index_put_(
-            tuple(torch.meshgrid(*places, indexing="ij")), kernel.to(wide), accumulate=True
-        )
+        spread = torch.zeros(extent, dtype=wide).index_put_(tuple(torch.meshgrid(*places, indexing="ij")), kernel.to(wide), accumulate=True)
         self.spectrum = torch.fft.fftn(spread)
-        self._inside = (..., *(slice(taps - 1, taps - 1 + n) for taps, n in zip(kernel.shape, cells, strict=True)))
+        self._inside: tuple[Any, ...] = (..., *(slice(taps - 1, taps - 1 + n) for taps, n in zip(kernel.shape, cells, strict=True)))
 
     def _forward(self, x: Tensor) -> Tensor:
         if self._pad is None:
@@ -74,7 +73,8 @@ class Convolution(Operator):
         wide[self._inside] = y
         whole = filtered(wide, self.spectrum.conj(), real=not self.is_complex)
         extent = self._pad.shape_out[-self.spectrum.ndim :]
-        return self._pad._adjoint(whole[(..., *(slice(0, n) for n in extent))])
+        cells: tuple[Any, ...] = (..., *(slice(0, n) for n in extent))
+        return self._pad._adjoint(whole[cells])
 
     def norm_sq(self) -> float:
         """The largest |h|^2 of a circular convolution; found by iteration for other boundaries."""

@@ -9,12 +9,22 @@ frequencies than the state has cells, ``Fourier(padded) @ Pad(shape, widths)``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from unstir.errors import UserError
 from unstir.operator.base import Operator
+
+
+def _each(transform: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A transform of every sample. On a CPU one by one, from a copy: libraries round differently by batch size and memory alignment."""
+    if not len(x):  # which libraries refuse
+        return transform(x.new_zeros(1, *x.shape[1:]))[:0]
+    if x.device.type != "cpu":
+        return transform(x)
+    return torch.stack([transform(one.clone(memory_format=torch.contiguous_format)) for one in x])
 
 
 def filtered(x: Tensor, spectrum: Tensor, *, real: bool) -> Tensor:
@@ -31,9 +41,9 @@ def filtered(x: Tensor, spectrum: Tensor, *, real: bool) -> Tensor:
     extent, axes = tuple(spectrum.shape), tuple(range(-spectrum.ndim, 0))
     if real and not x.is_complex():
         half = spectrum[..., : extent[-1] // 2 + 1].to(x.device, x.dtype.to_complex())
-        return torch.fft.irfftn(torch.fft.rfftn(x, extent, axes) * half, extent, axes)
-    wide = x.dtype if x.is_complex() else x.dtype.to_complex()
-    return torch.fft.ifftn(torch.fft.fftn(x, extent, axes) * spectrum.to(x.device, wide), extent, axes)
+        return _each(lambda one: torch.fft.irfftn(torch.fft.rfftn(one, extent, axes) * half, extent, axes), x)
+    whole = spectrum.to(x.device, x.dtype if x.is_complex() else x.dtype.to_complex())
+    return _each(lambda one: torch.fft.ifftn(torch.fft.fftn(one, extent, axes) * whole, extent, axes), x)
 
 
 class Fourier(Operator):
@@ -68,17 +78,15 @@ class Fourier(Operator):
         return y if self.mask is None else y * self.mask.to(y.device)
 
     def _forward(self, x: Tensor) -> Tensor:
-        if self.centred:
-            y = torch.fft.fftn(torch.fft.ifftshift(x, self.axes), dim=self.axes, norm="ortho")
-            return self._masked(torch.fft.fftshift(y, self.axes))
-        return self._masked(torch.fft.fftn(x, dim=self.axes, norm="ortho"))
+        x = torch.fft.ifftshift(x, self.axes) if self.centred else x
+        y = _each(lambda one: torch.fft.fftn(one, dim=self.axes, norm="ortho"), x)
+        return self._masked(torch.fft.fftshift(y, self.axes) if self.centred else y)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         y = self._masked(y)
-        if self.centred:
-            x = torch.fft.ifftn(torch.fft.ifftshift(y, self.axes), dim=self.axes, norm="ortho")
-            return torch.fft.fftshift(x, self.axes)
-        return torch.fft.ifftn(y, dim=self.axes, norm="ortho")
+        y = torch.fft.ifftshift(y, self.axes) if self.centred else y
+        x = _each(lambda one: torch.fft.ifftn(one, dim=self.axes, norm="ortho"), y)
+        return torch.fft.fftshift(x, self.axes) if self.centred else x
 
     def norm_sq(self) -> float:
         """1."""

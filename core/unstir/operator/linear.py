@@ -55,6 +55,16 @@ class Dense(Operator):
         inverse = torch.linalg.pinv(matrix.to(torch.complex128 if matrix.is_complex() else torch.float64)).to(matrix.dtype)
         return (y.flatten(1).to(matrix.dtype) @ inverse.T).reshape(y.shape[0], *self.shape_in)
 
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """U (m, m), s (min(m, n),), descending, and V^H (n, n), in double precision."""
+        return tuple(torch.linalg.svd(self.matrix.to(torch.complex128 if self.is_complex else torch.float64)))  # type: ignore[return-value]
+
+    @classmethod
+    def example(cls) -> Dense:
+        """A complex matrix, 7 x 20."""
+        places = torch.arange(140, dtype=torch.float64).reshape(7, 20)
+        return cls(torch.complex(torch.sin(places**2), torch.cos(3 * places)), (4, 5))
+
 
 class Diagonal(Operator):
     """y = w x, value by value (ray weights, coil maps, masks).
@@ -86,8 +96,25 @@ class Diagonal(Operator):
 
     def pinv(self, y: Tensor) -> Tensor:
         """y / w where w is not zero, else zero; (batch, *shape_in)."""
+        self._check(y, self.shape_out, "measurements")
         weights = self._like(y)
         return torch.where(weights != 0, y / torch.where(weights != 0, weights, 1.0), 0.0)
+
+    def norm_sq(self) -> float:
+        """The largest |w|^2."""
+        return float(self.weights.abs().max()) ** 2 if self.weights.dtype != torch.bool else 1.0
+
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """U (n, n), the phases of the weights, s = |w| (n,), unordered, and V^H = I (n, n), in double precision."""
+        weights = self.weights.to(torch.complex128 if self.is_complex else torch.float64).flatten()
+        phases = torch.where(weights == 0, 1.0, torch.sgn(weights))
+        return torch.diag(phases), weights.abs(), torch.eye(len(weights), dtype=weights.dtype)
+
+    @classmethod
+    def example(cls) -> Diagonal:
+        """Complex weights, one of them 0."""
+        places = torch.arange(20, dtype=torch.float64).reshape(4, 5)
+        return cls(torch.complex(torch.sin(places), torch.sin(2 * places)))
 
 
 class Mask(Diagonal):
@@ -123,6 +150,11 @@ class Mask(Diagonal):
         """The mask in a few words."""
         return f"Mask {self.shape_in}, {int(self.weights.sum())} of {self.weights.numel()} measured"
 
+    @classmethod
+    def example(cls) -> Mask:
+        """Two of three cells."""
+        return cls(torch.arange(20).reshape(4, 5) % 3 > 0)
+
 
 class Identity(Operator):
     """y = x, in a new tensor.
@@ -143,6 +175,20 @@ class Identity(Operator):
     def pinv(self, y: Tensor) -> Tensor:
         """y."""
         return self.adjoint(y)
+
+    def norm_sq(self) -> float:
+        """1."""
+        return 1.0
+
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """U = I (n, n), s = 1 (n,) and V^H = I (n, n), float64."""
+        unit = torch.eye(math.prod(self.shape_in), dtype=torch.float64)
+        return unit, torch.ones(len(unit), dtype=torch.float64), unit
+
+    @classmethod
+    def example(cls) -> Identity:
+        """Of 4 x 5 cells."""
+        return cls((4, 5))
 
 
 class Compose(Operator):
@@ -171,6 +217,15 @@ class Compose(Operator):
     def describe(self) -> str:
         """Both parts in a few words."""
         return f"[{self.outer.describe()}] @ [{self.inner.describe()}]"
+
+    @classmethod
+    def example(cls) -> Compose:
+        """Weights, padding and a masked Fourier transform, in this order."""
+        from unstir.operator.fourier import Fourier
+        from unstir.operator.resample import Pad
+
+        mask = torch.arange(48).reshape(6, 8) % 4 > 0
+        return cls(Fourier((6, 8), mask=mask), cls(Pad((4, 5), [(1, 1), (0, 3)]), Diagonal.example()))
 
 
 class Stack(Operator):
@@ -209,6 +264,13 @@ class Stack(Operator):
     def describe(self) -> str:
         """All parts in a few words."""
         return "Stack(" + ", ".join(operator.describe() for operator in self.operators) + ")"
+
+    @classmethod
+    def example(cls) -> Stack:
+        """A real and a complex sensor of the same state."""
+        from unstir.operator.fourier import Fourier
+
+        return cls([Mask.example(), Fourier((4, 5), mask=torch.arange(20).reshape(4, 5) % 2 > 0) @ Diagonal.example()])
 
 
 class SliceWise(Operator):
@@ -252,3 +314,10 @@ class SliceWise(Operator):
     def describe(self) -> str:
         """The slice's operator and the depth."""
         return f"[{self.operator.describe()}] on each of {self.depth} slices"
+
+    @classmethod
+    def example(cls) -> SliceWise:
+        """Averages on each of 3 slices."""
+        from unstir.operator.resample import AveragePool
+
+        return cls(AveragePool((4, 6), (2, 3)), 3)

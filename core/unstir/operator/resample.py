@@ -1,5 +1,7 @@
 """Fewer cells or more: padding, block averages, and every f-th value of a blurred state.
 
+What each does, and what is known of it in closed form:
+
     Pad          y = x, continued beyond its edges           P^T P = diag(copies of a cell)            P^+ = diag(copies)^-1 P^T
     AveragePool  y = mean over blocks of f cells             A A^T = I/f                               A^+ = f A^T, each mean repeated
     Downsample   y = every f-th value of k * x               circular: A A^T is a convolution too      A^+ = A^T (A A^T)^+
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -199,9 +202,7 @@ class Downsample(Operator):
         UserError: a factor that does not divide its axis, a kernel or boundary that does not fit.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], factors: Sequence[int], *, kernel: Tensor | None = None, boundary: str = "reflect"
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], factors: Sequence[int], *, kernel: Tensor | None = None, boundary: str = "reflect") -> None:
         from unstir.operator.convolution import Convolution, gaussian_kernel
 
         self.factors = tuple(int(f) for f in factors)
@@ -212,7 +213,7 @@ class Downsample(Operator):
             raise UserError(f"{len(self.factors)} factors take a kernel of as many axes, got one of shape {tuple(kernel.shape)}")
         self.blur = Convolution(kernel, tuple(shape), boundary=boundary)
         super().__init__(tuple(shape), coarse, is_complex=self.blur.is_complex)
-        self._cells = (..., *(slice((f - 1) // 2, None, f) for f in self.factors))
+        self._cells: tuple[Any, ...] = (..., *(slice((f - 1) // 2, None, f) for f in self.factors))
 
     def _forward(self, x: Tensor) -> Tensor:
         return self.blur._forward(x)[self._cells].contiguous()

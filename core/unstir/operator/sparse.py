@@ -109,3 +109,9 @@ class SparseMatrix(Operator):
     def describe(self) -> str:
         """The matrix in a few words."""
         return f"SparseMatrix {self.shape_in} -> {self.shape_out}, {self._rows.nnz} non-zeros"
+
+    @classmethod
+    def example(cls) -> SparseMatrix:
+        """Five diagonals of a 24 x 20 matrix."""
+        diagonals = [np.cos(np.arange(20) + k) for k in range(5)]
+        return cls(scipy.sparse.diags_array(diagonals, offsets=range(0, -5, -1), shape=(24, 20)), (4, 5), (6, 4))

@@ -107,6 +107,11 @@ class Gradient(Operator):
         """Axes and boundary in a few words."""
         return f"Gradient of {self.shape_in} along {self.axes}, {'periodic' if self.periodic else 'neumann'}"
 
+    @classmethod
+    def example(cls) -> Gradient:
+        """Along two of three axes, weighted."""
+        return cls((4, 5, 3), (0, 2), weights=(1.0, 0.4))
+
 
 def _ball(v: Tensor, radius: float, *, isotropic: bool) -> Tensor:
     """Project v (batch, axes, *shape) in place onto |v| <= radius, value by value or all axes together; the rest of v is the shrinkage."""

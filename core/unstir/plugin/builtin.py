@@ -120,6 +120,9 @@ def unstir_guides() -> dict[str, str]:
         "unite-and-conquer": "unstir.guide.fusion:UniteAndConquer",
         "afa": "unstir.guide.fusion:AFA",
         "guide-and-rescale": "unstir.guide.rescale:GuideAndRescale",
+        "loss": "unstir.guide.loss:LossGuidance",
+        "event": "unstir.guide.event:EventGuidance",
+        "self-minority": "unstir.guide.minority:SelfMinority",
     }
 
 
@@ -131,6 +134,15 @@ def unstir_steers() -> dict[str, str]:
         "eta-noise": "unstir.steer.editing:EtaNoise",
         "density-noise": "unstir.guide.density:DensityNoise",
         "constraint": "unstir.steer.constraint:Constraint",
+        "enforced": "unstir.steer.constraint:Enforced",
+        "one-way": "unstir.steer.known:OneWay",
+        "value": "unstir.guide.value:ValueGuidance",
+        "policy": "unstir.guide.value:PolicyGuidance",
+        "event-probability": "unstir.guide.event:EventProbability",
+        "scaled-noise": "unstir.steer.temperature:ScaledNoise",
+        "annealed": "unstir.steer.temperature:Annealed",
+        "match-marginal": "unstir.steer.marginal:MatchMarginal",
+        "diverse": "unstir.steer.diverse:Diverse",
         "data-consistency": "unstir.steer.consistency:DataConsistency",
         "projection": "unstir.steer.projection:Projection",
         "ddrm": "unstir.steer.ddrm:DDRM",
@@ -165,6 +177,15 @@ def unstir_operators() -> dict[str, str]:
         "stack": "unstir.operator.linear:Stack",
         "compose": "unstir.operator.linear:Compose",
         "gradient": "unstir.operator.tv:Gradient",
+        "convolution": "unstir.operator.convolution:Convolution",
+        "gaussian-blur": "unstir.operator.convolution:GaussianBlur",
+        "pad": "unstir.operator.resample:Pad",
+        "average-pool": "unstir.operator.resample:AveragePool",
+        "downsample": "unstir.operator.resample:Downsample",
+        "fourier": "unstir.operator.fourier:Fourier",
+        "nonlinear": "unstir.operator.nonlinear:Nonlinear",
+        "magnitude": "unstir.operator.nonlinear:Magnitude",
+        "saturation": "unstir.operator.nonlinear:Saturation",
     }
 
 

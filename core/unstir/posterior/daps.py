@@ -23,7 +23,7 @@ from unstir import names
 from unstir.errors import UserError
 from unstir.operator.base import Operator
 from unstir.operator.proximal import Proximal
-from unstir.process import Joint, Process
+from unstir.process import Process
 from unstir.solver.base import Levels, Memory, Model, Row, Solver, add_noise
 from unstir.state import State, combine
 from unstir.steer.base import Moment, Steer, edited, per_sample
@@ -52,6 +52,7 @@ class Decoupled(Solver):
         UserError: fewer than 1 inner step, a stochastic flow, or a joint process.
     """
 
+    joins: ClassVar[bool] = False
     order: ClassVar[int] = 0  # more steps do not mend the inner flow
     inner: int = 5
     flow: Solver | str = "dpm++2m"
@@ -73,8 +74,6 @@ class Decoupled(Solver):
 
     def plan(self, process: Process, times: Sequence[Any]) -> list[Row]:
         """The table of coefficients, with that of the inner flow at each step; see :meth:`Solver.plan`."""
-        if isinstance(process, Joint):
-            raise UserError("a decoupled solver works on one tensor: it has no inner times for the leaves of a joint process")
         return [self._with_flow(process, row) for row in super().plan(process, times)]
 
     def _with_flow(self, process: Process, row: Any) -> Row:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from unstir.errors import UserError
 from unstir.evaluation import Evaluation
-from unstir.process import Joint, Process
+from unstir.process import Process
 from unstir.process.base import spread
 from unstir.solver.base import Levels, Memory, Model, Row, Solver, add_noise
 from unstir.state import State, combine
@@ -60,6 +60,7 @@ class Adaptive(Solver):
     """
 
     adaptive: ClassVar[bool] = True
+    joins: ClassVar[bool] = False
     tolerance: float = 1e-3
     absolute: float = 1e-4
     safety: float = 0.9
@@ -69,17 +70,7 @@ class Adaptive(Solver):
             raise UserError(f"tolerance and absolute must be positive and safety lie in (0, 1], got {self!r}")
 
     def plan(self, process: Process, times: Sequence[Any]) -> list[Row]:
-        """The rows of the grid, each with the process behind its coefficients; the steps between are found on the way.
-
-        Args:
-            process: not a joint one.
-            times: strictly decreasing.
-
-        Raises:
-            UserError: the process is joint.
-        """
-        if isinstance(process, Joint):
-            raise UserError(f"{type(self).__name__} steps each sample at a time of its own, and a joint process has one a leaf")
+        """The rows of the grid, each with the process behind its coefficients; the steps between are found on the way."""
         return [replace(row, c=(*row.c, process)) for row in super().plan(process, times)]  # type: ignore[arg-type]
 
     def coefficients(self, levels: Levels) -> list[tuple[float, ...]]:

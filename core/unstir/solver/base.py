@@ -155,12 +155,14 @@ class Solver(ABC):
         evaluations: evaluations of the denoiser per step; the last step may need fewer.
         linear: is a step linear in state, estimates and noise? (Then the variance of its samples of a normal law is known exactly.)
         adaptive: does it choose its own steps between the times of the grid, to a ``tolerance``?
+        joins: does it step the leaves of a joint process?
     """
 
     order: ClassVar[int]
     evaluations: ClassVar[int] = 1
     linear: ClassVar[bool] = True
     adaptive: ClassVar[bool] = False
+    joins: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -181,8 +183,18 @@ class Solver(ABC):
         Args:
             process: a process; a leaf's answer counts for a joint one.
         """
-        if isinstance(process, Joint):
-            return next((refusal for own in process.leaves.values() if (refusal := self.refuses(own))), None)
+        if not isinstance(process, Joint):
+            return self.objection(process)
+        if not self.joins:
+            return f"{type(self).__name__} steps one tensor, and a joint process has several leaves: take one solver a leaf, Split"
+        return next((refusal for own in process.leaves.values() if (refusal := self.refuses(own))), None)
+
+    def objection(self, process: Process) -> str | None:
+        """What :meth:`refuses` says of a process that is not joint.
+
+        Args:
+            process: of one tensor.
+        """
         if process.discrete:
             return f"{type(self).__name__} steps real numbers, and the states of {type(process).__name__} are whole: take a discrete solver"
         if not process.scalar:
@@ -236,6 +248,31 @@ class Solver(ABC):
         Returns:
             State at time ``row.s``.
         """
+
+
+class Around(Solver):
+    """A solver around another: what it declares is that solver's, unless it says otherwise.
+
+    Attributes:
+        solver: the solver inside.
+    """
+
+    solver: Solver
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        """That of the solver inside."""
+        return self.solver.order
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        """Those of the solver inside."""
+        return self.solver.evaluations
+
+    @property
+    def stochastic(self) -> bool:
+        """Does the solver inside draw noise?"""
+        return self.solver.stochastic
 
 
 @lru_cache(maxsize=128)

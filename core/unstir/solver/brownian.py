@@ -19,7 +19,7 @@ from typing import Any
 from unstir import names
 from unstir.errors import UserError
 from unstir.noise import NoiseSource
-from unstir.solver.base import Levels, Memory, Model, Row, Solver
+from unstir.solver.base import Around, Levels, Memory, Model, Row, Solver
 from unstir.start import unit_noise
 from unstir.state import State, combine, leaves, map_state
 
@@ -65,7 +65,7 @@ class BrownianTree:
 
 
 @dataclass(frozen=True, repr=False)
-class OnePath(Solver):
+class OnePath(Around):
     """A stochastic solver whose noise is one Brownian path a sample: changing the number of steps refines the same sample.
 
     Its law is that of the solver inside.
@@ -87,16 +87,6 @@ class OnePath(Solver):
             raise UserError(f"one path needs a solver that draws increments of it, 'ancestral' or 'dpm++2m-sde', got {self.solver!r}")
         if isinstance(self.depth, bool) or not isinstance(self.depth, int) or not 1 <= self.depth <= 40:
             raise UserError(f"depth must be 1 to 40, got {self.depth!r}")
-
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        """That of the solver inside."""
-        return self.solver.order
-
-    @property
-    def evaluations(self) -> int:  # type: ignore[override]
-        """Those of the solver inside."""
-        return self.solver.evaluations
 
     @property
     def stochastic(self) -> bool:

@@ -38,14 +38,12 @@ class DiscreteSolver(Solver):
         """Always draws."""
         return True
 
-    def refuses(self, process: Process) -> str | None:
-        """Why it cannot run: a leaf is not discrete.
+    def objection(self, process: Process) -> str | None:
+        """A process that is not discrete.
 
         Args:
-            process: a process; a leaf's answer counts for a joint one.
+            process: of one tensor.
         """
-        if isinstance(process, Joint):
-            return next((refusal for own in process.leaves.values() if (refusal := self.refuses(own))), None)
         if not isinstance(process, Discrete):
             kind = type(process).__name__
             return f"{type(self).__name__} steps whole numbers, and the states of {kind} are real: beside discrete leaves take Split"
@@ -134,8 +132,17 @@ class FirstHitting(DiscreteSolver):
         """
         if isinstance(process, Joint) and not process.shared_time:
             return "first hitting lifts the masks of all leaves in the order of one time: it needs a joint process with shared_time"
-        masked = isinstance(process, Joint) or getattr(process, "mask", None) is not None
-        return super().refuses(process) if masked else f"first hitting lifts masks, and {process!r} has none: take noise='absorbing'"
+        return super().refuses(process)
+
+    def objection(self, process: Process) -> str | None:
+        """A process without masks.
+
+        Args:
+            process: of one tensor.
+        """
+        if getattr(process, "mask", None) is None:
+            return f"first hitting lifts masks, and {process!r} has none: take noise='absorbing'"
+        return super().objection(process)
 
     def step(self, x: State, row: Row, model: Model, memory: Memory) -> State:
         """Masks lifted between t and s, latest time first."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -182,6 +182,7 @@ class DPMSolverV3(Solver):
         UserError: an option is out of range.
     """
 
+    joins: ClassVar[bool] = False
     statistics: Statistics | None = None
     predictor: int = 2
     corrector: int = 3
@@ -198,18 +199,8 @@ class DPMSolverV3(Solver):
         return min(max(self.predictor, min(self.corrector, self.predictor + 1)), 3 if self.corrector > 1 else 2)
 
     def plan(self, process: Process, times: Sequence[Any]) -> list[Row]:
-        """The rows, whose coefficients have one number a coordinate.
-
-        Args:
-            process: not a joint one.
-            times: strictly decreasing.
-
-        Raises:
-            UserError: the process is joint.
-        """
-        if isinstance(process, Joint):
-            raise UserError("DPM-Solver-v3 has statistics of one model, and a joint process one a leaf")
-        levels, rows = Levels.of(process, times), super().plan(process, times)
+        """The rows, whose coefficients have one number a coordinate."""
+        rows, levels = super().plan(process, times), Levels.of(process, times)
         first = next((row.index for row in rows if row.c[0]), 0)
         return [replace(row, c=(*row.c, *self._row(levels, row.index, first))) if row.c[0] else row for row in rows]  # type: ignore[arg-type]
 

@@ -24,10 +24,15 @@ class _OfMaps(Solver):
     """What solvers of linear maps share: rows of times, and the process they are for."""
 
     order: ClassVar[int] = 1
+    joins: ClassVar[bool] = False
     kind: ClassVar[Any]
 
-    def refuses(self, process: Process) -> str | None:
-        """Any process but its own kind."""
+    def objection(self, process: Process) -> str | None:
+        """Any process but its own kind.
+
+        Args:
+            process: of one tensor.
+        """
         if isinstance(process, self.kind):
             return None
         return f"{type(self).__name__} steps a {self.kind.__name__} process, and {type(process).__name__} is none: take another solver"

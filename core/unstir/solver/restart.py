@@ -19,26 +19,14 @@ from typing import Any, ClassVar
 from unstir import names
 from unstir.errors import UserError
 from unstir.process import Joint, Process
-from unstir.solver.base import Levels, Memory, Model, Row, Solver, add_noise
+from unstir.solver.base import Around, Levels, Memory, Model, Row, Solver, add_noise
 from unstir.state import State, combine, nonzero
 
 _KEPT = "noise"  # draws to be repeated belong to the whole trajectory, everything else a solver remembers to one stretch
 
 
-class Detour(Solver):
+class Detour(Around):
     """A solver walking stretches of times downwards, renoised from the end of each to the beginning of the next."""
-
-    solver: Solver
-
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        """That of the solver inside."""
-        return self.solver.order
-
-    @property
-    def evaluations(self) -> int:  # type: ignore[override]
-        """Those of the solver inside; none to go up."""
-        return self.solver.evaluations
 
     @abstractmethod
     def route(self, process: Process, times: Sequence[Any]) -> list[list[Any]]:

@@ -19,14 +19,14 @@ import torch
 from unstir import names
 from unstir.errors import UserError
 from unstir.process.base import spread
-from unstir.solver.base import Levels, Memory, Model, Row, Solver
+from unstir.solver.base import Around, Levels, Memory, Model, Row, Solver
 from unstir.state import State
 
 _CANDIDATES = 21  # times looked at in a window, the time itself in the middle
 
 
 @dataclass(frozen=True, repr=False)
-class TimeShift(Solver):
+class TimeShift(Around):
     """A solver whose denoiser is asked, sample by sample, at the time that the sample's own variance points to.
 
     A correction of a network's bias: with an exact denoiser it only adds the error of reading a noise level off one sample's variance,
@@ -59,16 +59,6 @@ class TimeShift(Solver):
     def order(self) -> int:  # type: ignore[override]
         """That of the solver inside where nothing is shifted, else none."""
         return 0 if self.window else self.solver.order
-
-    @property
-    def evaluations(self) -> int:  # type: ignore[override]
-        """Those of the solver inside."""
-        return self.solver.evaluations
-
-    @property
-    def stochastic(self) -> bool:
-        """Does the solver inside draw noise?"""
-        return self.solver.stochastic
 
     def coefficients(self, levels: Levels) -> list[tuple[float, ...]]:
         """``(shifts, times, alphas, sigmas, variances, *inner)``: the candidates of a step, 21 of each, and the solver's own.

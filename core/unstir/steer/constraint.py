@@ -73,10 +73,27 @@ class Constraint(Steer):
         last = (row.sigma_t if t is row.t else row.sigma_s) == 0
         if self.mode == "end" and not last:
             return x
+        noise = None
+        if self.mode in ("noised", "path"):
+            noise = torch.zeros_like(x) if last else self._noise(x, moment)
+        return self.written(x, moment, t, noise)
+
+    def written(self, x: Tensor, moment: Moment, t: Any, noise: Tensor | None) -> Tensor:
+        """A state with its masked region overwritten by the clean value, or by that value with this noise in it.
+
+        Args:
+            x: (batch, *shape), anchor included.
+            moment: the step.
+            t: where the state is.
+            noise: unit noise of the shape of x; absent for the clean value.
+
+        Returns:
+            A new state.
+        """
         mask, known = (per_sample(self._batched(v, x), moment, x) for v in (self.mask, self.value))
         known = torch.where(mask != 0, known, torch.zeros_like(known))  # what is not known may hold anything, NaN too
-        if self.mode in ("noised", "path"):
-            known = moment.process.perturb(known, t, torch.zeros_like(x) if last else self._noise(x, moment), moment.anchor)
+        if noise is not None:
+            known = moment.process.perturb(known, t, noise, moment.anchor)
         return torch.where(mask != 0, known.to(x.dtype), x)
 
     def _noise(self, x: Tensor, moment: Moment) -> Tensor:
@@ -103,7 +120,7 @@ class Enforced(Constraint):
     never sees anything else in the masked region, so that what is known leads the rest by no step less.
     """
 
-    exactness: ClassVar[str] = "exact in the masked region at every time; biased elsewhere, where what is known arrives by the denoiser alone"
+    exactness: ClassVar[str] = "exact in the masked region at every time; biased elsewhere, which hears of it by the denoiser alone"
 
     def before(self, x: Tensor, moment: Moment) -> Tensor:  # type: ignore[override]
         """The state with its masked region overwritten."""
