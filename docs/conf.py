@@ -76,6 +76,8 @@ sphinx_gallery_conf = {
 
 CODE = re.compile(r"(``[^`]+``|:\w+:`[^`]+`|`[^`]+`)")
 CHECKED = re.compile(r"Annotated\[(\w+), (?:'[^']*'|[^'\[\]])*\]")
+REFERENCE = " " * 20
+"""How far a line is indented that ends a paragraph with its reference, at the right."""
 SECTION = re.compile(r"^\s*(Args|Returns|Raises|Yields|Attributes|Example|Examples|Reference|References):\s*$")
 
 
@@ -90,6 +92,8 @@ def as_written(app: Any, what: str, name: str, thing: Any, options: Any, lines: 
     section = False
     before = ""
     for line in [*lines, ""]:
+        if line.startswith(REFERENCE) and before.strip() and not block and not section:
+            line = line.strip()
         if SECTION.match(line):
             section = line.strip() not in ("Example:", "Examples:")
         elif line and not line.startswith(" "):
@@ -119,7 +123,8 @@ def escaped(line: str) -> str:
     parts = CODE.split(line)
     for index, part in enumerate(parts):
         if index % 2 == 0:
-            parts[index] = re.sub(r"(?<=\w)_(?!\w)", r"\\_", re.sub(r"([*|])", r"\\\1", part))
+            after_code = "\\ " if index and part[:1] not in ("", " ") else ""
+            parts[index] = after_code + re.sub(r"(?<=\w)_(?!\w)", r"\\_", re.sub(r"([*|])", r"\\\1", part))
         elif part.startswith("`") and not part.startswith("``"):
             parts[index] = f"`{part}`"
     return "".join(parts)

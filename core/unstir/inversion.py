@@ -201,7 +201,16 @@ class _Run:
 
 
 def draw_number(denoiser: Denoiser, number: int, like: State, chosen: range, seed: int, condition: Mapping[str, Any] | None) -> State:
-    """The draw of this number, counted from 0, that a solver under ``sample`` makes for the chosen samples."""
+    """The draw of this number, counted from 0, that a solver under ``sample`` makes for the chosen samples.
+
+    Args:
+        denoiser: whose space the noise lives in.
+        number: of the draw.
+        like: a state of these samples.
+        chosen: indices of the samples.
+        seed: of the run.
+        condition: of the samples.
+    """
     source = NoiseSource(seed, chosen)
     for stream in [f"solver/{leaf}" for leaf in like] if isinstance(like, dict) else ["solver"]:
         for _ in range(number):
@@ -212,6 +221,10 @@ def draw_number(denoiser: Denoiser, number: int, like: State, chosen: range, see
 
 def noisy_times(times: list[Any], process: Any) -> list[Any]:
     """The times without those at the end where a leaf has no noise.
+
+    Args:
+        times: of a grid.
+        process: whose sigma says where there is no noise.
 
     Raises:
         UserError: fewer than two are left.

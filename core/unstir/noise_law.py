@@ -118,7 +118,12 @@ def optimise_noise(
 
 
 def divergence(mean: Tensor, log_std: Tensor) -> Float[Tensor, " problems"]:
-    """KL(N(mean, std^2) | N(0, 1)) of each problem, in nats."""
+    """KL(N(mean, std^2) | N(0, 1)) of each problem, in nats.
+
+    Args:
+        mean: (problems, *shape).
+        log_std: log of the standard deviation, of the same shape.
+    """
     return (0.5 * (mean.square() + torch.exp(2 * log_std) - 1) - log_std).flatten(1).sum(1)
 
 

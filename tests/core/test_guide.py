@@ -8,8 +8,8 @@ import torch
 from unstir.certify.oracles import lg3
 from unstir.denoiser import Denoiser
 from unstir.errors import UserError
-from unstir.guide import CFG, DPS, Guided, ProximalData
-from unstir.operator import Dense, Mask
+from unstir.guide import CFG, DPS, MMPS, Guided, ProximalData
+from unstir.operator import Dense, Mask, Nonlinear
 from unstir.process import EDM, OUVE, VP, VPCosine
 from unstir.solver import DDIM, Memory
 
@@ -340,3 +340,22 @@ def test_a_guided_denoiser_moves_to_another_process_with_its_guide():
     t = float(VP().rho(0.4))
     assert moved.process == EDM()
     torch.testing.assert_close(moved(x, t), guided(x * float(VP().alpha(0.4)), 0.4))
+
+
+def test_guides_take_a_sensor_that_is_not_linear() -> None:
+    """DPS's step is the gradient of the residual's norm through sensor and denoiser; MMPS is that of the sensor's tangent."""
+    problem, process = lg3(), EDM()
+    matrix, prior, y = problem.matrix, problem.prior(process), torch.tensor([[0.7, -0.2]], dtype=torch.float64)
+    sensor = Nonlinear(lambda x0: torch.tanh(x0.to(matrix) @ matrix.mT), (3,))
+    x, t = torch.tensor([[1.0, -1.0, 0.5], [0.2, 0.4, -0.3]], dtype=torch.float64, requires_grad=True), 0.7
+    residual = torch.linalg.vector_norm(y - torch.tanh(prior(x, t) @ matrix.mT), dim=1)
+    (slope,) = torch.autograd.grad(residual.sum(), x)
+    found = DPS(sensor, y, weight=0.4).wrap(prior)(x.detach(), t)
+    torch.testing.assert_close(found, prior(x, t).detach() - 0.4 * t**2 * slope, rtol=1e-10, atol=1e-12)
+    clean = prior(x, t).detach()
+    for row in range(2):
+        tangent = Dense((1 - torch.tanh(clean[row] @ matrix.mT) ** 2)[:, None] * matrix)
+        moved = y - torch.tanh(clean[row] @ matrix.mT) + tangent(clean[row : row + 1])
+        alone = MMPS(tangent, moved, noise=0.3).wrap(prior)(x.detach()[row : row + 1], t)
+        both = MMPS(sensor, y, noise=0.3).wrap(prior)(x.detach(), t)
+        torch.testing.assert_close(both[row : row + 1], alone, rtol=1e-8, atol=1e-10)

@@ -55,19 +55,21 @@ def test_a_quadratic_loss_on_normal_data_gives_the_guided_law_in_closed_form(jac
         ).x
         errors.append(max(abs(x[0].item() - MEAN - (Y - MEAN) * gain), abs((x[1] - x[0]).item() - spread)))
     # 160 steps of a second-order solver, and a start at sigma 400 where the law still ends at infinity: (y - m)/400 of the mean
-    assert errors[1] < 3e-3 and errors[1] < errors[0]
+    assert errors[1] < 3e-3
+    assert errors[1] < errors[0]
     bayes = WEIGHT * VARIANCE / (1 + WEIGHT * VARIANCE)
     assert abs(gain - bayes) > 0.1  # and this is not Bayes' rule, which the bias is documented by
 
 
 def test_to_first_order_in_the_weight_the_guided_mean_is_that_of_bayes():
     shifts = []
-    for weight in (0.02, 0.04):
+    for weight in (0.1, 0.2):
         guide = LossGuidance(losses=towards(Y), weight=weight)
         options = {"solver": "heun", "grid": "karras:60,sigma_max=400", "start": (torch.full((1, 1), MEAN, dtype=torch.float64), 400.0)}
         x = unstir.sample(LINE, 1, guides=[guide], **options).x.item()
         shifts.append((x - MEAN) / ((Y - MEAN) * weight * VARIANCE) - 1)
-    assert abs(shifts[0]) < 0.02 and abs(shifts[1] / shifts[0] - 2) < 0.3
+    assert abs(shifts[0] + 0.1 * VARIANCE / 3) < 0.005
+    assert abs(shifts[1] / shifts[0] - 2) < 0.3
 
 
 # ---- skipping the gradient (FlowChef)
@@ -88,7 +90,8 @@ def test_skipping_the_gradient_is_as_good_on_a_straight_flow_and_takes_no_transp
         x = unstir.sample(watched, 64, solver="heun", grid="uniform:20", guides=[guide]).x.double()
         errors.append((x @ matrix.mT - y).norm(dim=1).mean().item())
         graphs.append(watched.graphs)
-    assert abs(errors[1] / errors[0] - 1) < 0.1 and graphs[1] == 0 < graphs[0]
+    assert abs(errors[1] / errors[0] - 1) < 0.1
+    assert graphs[1] == 0 < graphs[0]
     assert errors[0] < 0.6 * (unstir.sample(law, 64, grid="uniform:20").x.double() @ matrix.mT - y).norm(dim=1).mean()
 
 
@@ -117,7 +120,8 @@ def test_two_constraints_in_one_sum_are_both_met():
     )
     # 50 (x - y)^2 is a measurement with noise .1; the mode is .3 wide, and guidance overshoots that a little
     assert (both - 2.83).abs().amax(1).median() < 0.2
-    assert (one[:, 0] - 2.83).abs().median() < 0.2 and (one[:, 1] < 0).double().mean() > 0.3
+    assert (one[:, 0] - 2.83).abs().median() < 0.2
+    assert (one[:, 1] < 0).double().mean() > 0.3
 
 
 def test_a_linear_inverse_model_moves_the_mean_towards_the_posteriors():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -21,8 +22,24 @@ PACKAGES = [ROOT / part for part in ("core/unstir", "plugins/unstir_medical", "p
 FILES = [path for package in PACKAGES for path in sorted(package.rglob("*.py")) if "skeleton" not in path.parts]
 Public = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 DOORS = ["unstir", "unstir_pipelines", "unstir_data"]
-DOORS += [f"unstir.{part}" for part in ("certify", "denoiser", "guide", "nn", "operator", "plugin", "process", "solver", "steer", "train")]
-MODULES = ["unstir.checkpoint", "unstir.grid", "unstir.noise", "unstir.registry", "unstir.samples", "unstir.space", "unstir.testing"]
+DOORS += [
+    f"unstir.{part}"
+    for part in ("certify", "denoiser", "guide", "nn", "operator", "plugin", "posterior", "process", "solver", "starts", "steer", "train")
+]
+MODULES = [
+    "unstir.checkpoint",
+    "unstir.choose",
+    "unstir.flow_likelihood",
+    "unstir.grid",
+    "unstir.inversion",
+    "unstir.noise",
+    "unstir.noise_law",
+    "unstir.registry",
+    "unstir.samples",
+    "unstir.search",
+    "unstir.space",
+    "unstir.testing",
+]
 MODULES += ["unstir_data.cards", "unstir_data.fetch", "unstir_pipelines.api"]
 """Modules that are doors themselves."""
 SAME_EVERYWHERE = {"self", "x", "x0", "t", "condition", "progress", "seed", "message", "args", "kwargs"}
@@ -116,3 +133,14 @@ def test_a_function_that_is_offered_says_what_it_raises(name):
     raised = [node.exc.func for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
     kinds = {kind.id for kind in raised if isinstance(kind, ast.Name)} - {"AttributeError"}
     assert {kind for kind in kinds if not speaks_of(text(OFFERED[name]), kind)} == set()
+
+
+PARTS = [(kind, name) for kind in ("processes", "solvers", "guides", "steers", "operators") for name in registry.names(kind)]
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+def test_every_registered_part_shows_its_equation(kind: str, name: str) -> None:
+    part = registry.resolve(kind, name)
+    part = type(part()) if isinstance(part, functools.partial) else part
+    shown = f"{part.__doc__}\n{importlib.import_module(part.__module__).__doc__}"
+    assert re.search(r"=|<-|~|argmin|\bsum\b", shown), f"{part.__name__} and its module say no equation"

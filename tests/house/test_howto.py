@@ -56,7 +56,5 @@ def test_a_page_that_shows_something_else_is_found():
 
 def test_every_page_is_in_the_index():
     index = (HOWTO / "index.md").read_text()
-    assert index.partition("```{toctree}")[2].partition("```")[0].split()[1:] == [
-        name for name in re.findall(r"\{doc\}`([a-z-]+)`", index)
-    ]
+    assert index.partition("```{toctree}")[2].partition("```")[0].split()[1:] == [name for name in re.findall(r"\{doc\}`([a-z-]+)`", index)]
     assert {page.stem for page in PAGES} == set(re.findall(r"\{doc\}`([a-z-]+)`", index))

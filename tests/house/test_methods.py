@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROWS = [line for line in (ROOT / "docs" / "methods.md").read_text().splitlines() if re.match(r"^\| [\d, ]* ?\|", line) and "| method |" not in line]
+ROWS = [
+    line
+    for line in (ROOT / "docs" / "methods.md").read_text().splitlines()
+    if re.match(r"^\| [\d, ]* ?\|", line) and "| method |" not in line
+]
 
 
 def cells(row: str) -> list[str]:

@@ -34,8 +34,8 @@ class Tiled(Denoiser):
         overlap: of neighbouring tiles, one number or one an axis; the last tile of an axis overlaps more where the sizes ask for it. At
             least the reach of the data's correlation, for seams not to show; 0 shows them.
         shape: of the field, (*channels, *cells), -1 where any size works; any cells when absent.
-        fade: of a tile's weight towards its edge: ``"gaussian"`` (as published: a standard deviation of a tenth of the window), ``"linear"``
-            or ``"flat"``, which shows seams.
+        fade: of a tile's weight towards its edge: ``"gaussian"`` (as published, its standard deviation a tenth of the window),
+            ``"linear"`` or ``"flat"``, which shows seams.
         per_tile: names of entries of the condition with an axis of tiles after the batch, (1 or batch, tiles, ...), in the order of
             :meth:`corners`.
         chunk: windows that go through the prior at once, at least a tile of every sample.

@@ -15,7 +15,7 @@ from unstir.denoiser.base import Denoiser
 from unstir.errors import UserError
 
 if TYPE_CHECKING:
-    from unstir.operator.base import Operator
+    from unstir.operator.base import Sensor
     from unstir.process import Process
     from unstir.solver.base import Row
     from unstir.state import State
@@ -96,7 +96,7 @@ class Guided(Denoiser):
 
 
 def measured(
-    operator: Operator, y: Tensor | str, condition: Mapping[str, Any] | None, x: Tensor
+    operator: Sensor, y: Tensor | str, condition: Mapping[str, Any] | None, x: Tensor
 ) -> tuple[Tensor, Mapping[str, Any] | None]:
     """The measurements of the samples at hand, and the condition without them.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from unstir.errors import UserError
 from unstir.guide.base import Guide, measured
 from unstir.guide.likelihood import Linearised, check_tensor, gain
-from unstir.operator.base import Operator
+from unstir.operator.base import Sensor
 from unstir.operator.cg import inner
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class DPS(Guide):
     """Guide by the gradient of the data residual's norm, per sample; one evaluation of the denoiser and its transpose.
 
     Args:
-        operator: A.
+        operator: A, or a sensor, which is linearised at the estimate.
         y: the measurement, (*shape_out) or (1, *shape_out) for all samples; or the name of the condition's entry that holds one a sample
             (that entry is then kept from the denoiser).
         weight: w, at least 0.
@@ -45,7 +45,7 @@ class DPS(Guide):
         UserError: a measurement that does not fit or is not finite, several measurements given directly, or a negative weight.
     """
 
-    operator: Operator
+    operator: Sensor
     y: Tensor | str
     weight: float = 1.0
     plan: Sequence[Row] | None = None
@@ -66,7 +66,7 @@ class DPS(Guide):
             at = Linearised(denoiser, x, t, condition)
             residual = y - self.operator(at.x0)
             size = inner(residual, residual).real.sqrt().view(-1, *[1] * (residual.ndim - 1))
-            ascent = at.pull(self.operator.adjoint(residual / torch.where(size > 0, size, 1.0)))
+            ascent = at.pull(self.operator.linearise(at.x0).adjoint(residual / torch.where(size > 0, size, 1.0)))
             return at.x0 + ascent * self.scale(denoiser.process, x, t)
 
     def scale(self, process: Any, x: Tensor, t: Any) -> float | Tensor:

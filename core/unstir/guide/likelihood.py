@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unstir.errors import UserError
 from unstir.guide.base import Guide, measured
-from unstir.operator.base import Operator
+from unstir.operator.base import Operator, Sensor
 from unstir.process.base import spread
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Likelihood(Guide):
     """Guide by grad log p(y | x_t) for y = A x0 + N(0, noise^2); one evaluation of the denoiser, per sample.
 
     Args:
-        operator: A.
+        operator: A, or a sensor, which is linearised at the estimate.
         y: the measurement, (*shape_out) or (1, *shape_out) for all samples; or the name of the condition's entry that holds one a sample
             (that entry is then kept from the denoiser).
         noise: standard deviation of the measurement noise, one number or (*shape_out), at least 0.
@@ -79,7 +79,7 @@ class Likelihood(Guide):
         UserError: a measurement that does not fit or is not finite, several measurements given directly, or negative noise.
     """
 
-    operator: Operator
+    operator: Sensor
     y: Tensor | str
     noise: float | Tensor = 0.0
     needs_grad: ClassVar[bool] = True
@@ -98,22 +98,24 @@ class Likelihood(Guide):
         with torch.inference_mode(False), torch.no_grad():
             y, condition = measured(self.operator, self.y, condition, x)
             at, scale = Linearised(denoiser, x, t, condition), gain(denoiser.process, x, t)
+            local = self.operator.linearise(at.x0)
             noise = torch.as_tensor(self.noise).to(x.device, x.dtype)
 
             def pulled(v: Tensor) -> Tensor:
-                return scale * at.pull(self.operator.adjoint(v))
+                return scale * at.pull(local.adjoint(v))
 
             residual = y - self.operator(at.x0)
-            return at.x0 + pulled(self.whitened(residual, noise.square(), pulled, denoiser.process, t))
+            return at.x0 + pulled(self.whitened(residual, noise.square(), pulled, local, denoiser.process, t))
 
     @abstractmethod
-    def whitened(self, residual: Tensor, variance: Tensor, pulled: Linear, process: Process, t: Any) -> Tensor:
+    def whitened(self, residual: Tensor, variance: Tensor, pulled: Linear, operator: Operator, process: Process, t: Any) -> Tensor:
         """u(e): the residual times an approximate Cov[y | x_t]^-1.
 
         Args:
             residual: e, (batch, *shape_out).
             variance: R, of the measurement noise; one number or (*shape_out).
             pulled: v -> V A^H v, from (batch, *shape_out) to (batch, *shape_in).
+            operator: A; of a sensor that is not linear, its derivative at the estimate.
             process: of the state.
             t: a float, or (batch,).
 
@@ -134,7 +136,7 @@ def gain(process: Process, x: Tensor, t: Any) -> float | Tensor:
     return spread(torch.where(alpha > 0, sigma**2 / torch.where(alpha > 0, alpha, 1.0), 0.0), x)
 
 
-def warn_if_blind(operator: Operator) -> None:
+def warn_if_blind(operator: Sensor) -> None:
     """Warn where an operator measures nothing, so that samples follow the prior; one random state tells."""
     probe = torch.randn(1, *operator.shape_in, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -20,6 +20,7 @@ from unstir.operator.cg import conjugate_gradients
 from unstir.operator.krylov import gmres
 
 if TYPE_CHECKING:
+    from unstir.operator.base import Operator
     from unstir.process import Process
 
 Method = Literal["gmres", "cg"]
@@ -51,11 +52,11 @@ class MMPS(Likelihood):
                 f"got {self.method!r}, {self.iterations} and {self.tolerance}"
             )
 
-    def whitened(self, residual: Tensor, variance: Tensor, pulled: Linear, process: Process, t: Any) -> Tensor:
+    def whitened(self, residual: Tensor, variance: Tensor, pulled: Linear, operator: Operator, process: Process, t: Any) -> Tensor:
         """(A V A^H + R)^-1 e."""
 
         def matrix(v: Tensor) -> Tensor:
-            return self.operator(pulled(v)) + variance * v
+            return operator(pulled(v)) + variance * v
 
         solve = gmres if self.method == "gmres" else conjugate_gradients
         return solve(matrix, residual, iterations=self.iterations, tolerance=self.tolerance)[0]
@@ -67,8 +68,8 @@ class TMPD(Likelihood):
 
     exactness: ClassVar[str] = "exact for normal data where A Cov[x0 | x_t] A^H is diagonal, as the steps become finer; biased otherwise"
 
-    def whitened(self, residual: Tensor, variance: Tensor, pulled: Linear, process: Process, t: Any) -> Tensor:
+    def whitened(self, residual: Tensor, variance: Tensor, pulled: Linear, operator: Operator, process: Process, t: Any) -> Tensor:
         """e over the row sums of A V A^H, plus R; 0 where that is 0."""
-        rows = self.operator(pulled(torch.ones_like(residual)))
+        rows = operator(pulled(torch.ones_like(residual)))
         total = (rows.real if rows.is_complex() else rows).clamp(min=0) + variance
         return torch.where(total > 0, residual / torch.where(total > 0, total, 1.0), 0.0)

@@ -21,6 +21,7 @@ from unstir.operator.cg import conjugate_gradients
 from unstir.process.base import spread
 
 if TYPE_CHECKING:
+    from unstir.operator.base import Operator
     from unstir.process import Process
 
 
@@ -49,13 +50,13 @@ class PiGDM(Likelihood):
                 f"PiGDM needs std above 0, iterations >= 1 and tolerance >= 0, got {self.std}, {self.iterations} and {self.tolerance}"
             )
 
-    def whitened(self, residual: Tensor, variance: Tensor, pulled: Linear, process: Process, t: Any) -> Tensor:
+    def whitened(self, residual: Tensor, variance: Tensor, pulled: Linear, operator: Operator, process: Process, t: Any) -> Tensor:
         """(r^2 A A^H + R)^-1 e, by conjugate gradients."""
         square = process.rho(t) ** 2
         square = square if math.isinf(self.std) else 1 / (1 / square + self.std**-2)
         r2 = spread(torch.where(torch.isfinite(square), square, 0.0), residual)
 
         def matrix(v: Tensor) -> Tensor:
-            return r2 * self.operator(self.operator.adjoint(v)) + variance * v
+            return r2 * operator(operator.adjoint(v)) + variance * v
 
         return conjugate_gradients(matrix, residual, iterations=self.iterations, tolerance=self.tolerance)[0]

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from unstir.errors import UserError
@@ -201,10 +200,11 @@ class Operator(Sensor):
             diagonal.append(float(inner(q, w).real))
             w = w - diagonal[-1] * q - beta * before
             beta = float(inner(w, w).real.sqrt())
-            values, vectors = eigh_tridiagonal(diagonal, beside)
+            rows = torch.tensor([diagonal, [*beside, 0.0]], dtype=torch.float64)
+            values, vectors = torch.linalg.eigh(torch.diag(rows[0]) + torch.diag(rows[1, :-1], -1))  # which reads the lower half
             value = float(values[-1])
             # the eigenvalue is within the residual, and as a rule within its square
-            if beta * abs(vectors[-1, -1]) <= 1e-5 * abs(value):
+            if beta * abs(float(vectors[-1, -1])) <= 1e-5 * abs(value):
                 break
             before, q = q, w / beta
             beside.append(beta)
