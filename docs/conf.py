@@ -11,10 +11,12 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / root) for root in ("core", "plugins", "pipelines", "data")]
 
 import matplotlib  # noqa: E402
+import torch  # noqa: E402
 
 import unstir  # noqa: E402
 
 matplotlib.use("agg")
+torch.set_num_threads(1)  # the gallery's states are small, and threads that wait for each other take longest
 
 project = "unstir"
 author = "the unstir maintainers"
@@ -46,7 +48,7 @@ html_theme_options = {
     "footer_end": ["theme-version"],
     "secondary_sidebar_items": ["page-toc"],
 }
-ALONE = ("index", "architecture", "plugins", "numbers", "measurements", "changelog", "tutorials/*")
+ALONE = ("index", "architecture", "plugins", "numbers", "measurements", "certificate", "methods", "changelog", "tutorials/*")
 html_sidebars = {page: [] for page in ALONE}  # pages without pages beside them
 
 autodoc_typehints = "signature"

@@ -17,7 +17,7 @@ from unstir.errors import UserError
 from unstir.guide import CFG, MMPS, ClassifierGuidance, EventGuidance, Guide, PiGDM, UniteAndConquer
 from unstir.process import Categorical
 from unstir.solver import BDIA, DDIMInversion, DiscreteAncestral, FirstHitting
-from unstir.solver.base import Levels, Memory, Row
+from unstir.solver.base import Memory, Row
 from unstir.state import combine
 from unstir.steer import FK, SVDD, TDS, DataConsistency, MCGdiff, Moment, Steer, TiltedCFG
 

@@ -15,7 +15,7 @@ from unstir.guide import PolicyGuidance, ValueGuidance
 from unstir.guide.value import policy_weight, variance_of
 from unstir.process import EDM, VP
 from unstir.solver import DDIM
-from unstir.steer import Constraint, Enforced
+from unstir.steer import Constraint, Diverse, Enforced, MatchMarginal
 
 PROBLEM = lg3()
 LAW = PROBLEM.prior(EDM())
@@ -96,6 +96,25 @@ def test_scale_0_and_closed_levels_leave_the_stream_as_it_is():
     plain = unstir.sample(law, 8, **options).x
     for steer in (ValueGuidance(linear, scale=0.0), ValueGuidance(linear, high=1e-4), ValueGuidance(linear, low=1e4, place="after")):
         assert torch.equal(unstir.sample(law, 8, steers=[steer], **options).x, plain)
+
+
+@pytest.mark.parametrize(
+    "steer",
+    [
+        ValueGuidance(linear, scale=50.0, by_variance=False),
+        ValueGuidance(linear, scale=50.0, by_variance=False, place="after"),
+        MatchMarginal(torch.tensor([50.0, 60.0])),
+        Diverse(50.0, 2),
+    ],
+    ids=["before", "after", "marginal", "diverse"],
+)
+def test_where_a_solver_goes_back_up_nothing_is_moved(steer):
+    run = unstir.sample(ring8(), 4, solver="time-travel:jump=2,walks=2", grid="karras:6,sigma_max=8", steers=[steer], trace=True)
+    levels = [ring8().process.sigma(t).item() for t in run.times]
+    ups = [k for k in range(1, len(levels)) if levels[k] > levels[k - 1]]
+    # going up adds noise of at most the level, in two entries; a move is of 50
+    assert ups
+    assert all((run.path[k] - run.path[k - 1]).abs().max() < 4.5 * levels[k] < 40 for k in ups)
 
 
 # ---- policies

@@ -62,14 +62,14 @@ def test_annealed_particles_weigh_modes_as_the_power_of_the_law_does():
 
 def test_annealing_a_normal_law_divides_its_covariance():
     law = GaussianOracle(torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, 0.5], dtype=torch.float64))
-    errors = []
-    for steps in (75, 300):
-        options = {"solver": "ancestral", "grid": f"log-snr:{steps},sigma_max=60,sigma_min=0.02"}
-        x = unstir.sample(law, 1600, steers=[Annealed(3.0, particles=100)], **options).x.double()
-        errors.append((x.var(0) / torch.tensor([1.0 / 3, 0.5 / 3]) - 1).abs().mean().item())
-    # first order in the step (.28 at 75); 1600 resampled draws leave some .04
-    assert errors[1] < errors[0] / 2
-    assert errors[1] < 0.13
+    options = {"solver": "ancestral", "grid": "log-snr:150,sigma_max=60,sigma_min=0.02"}
+    shares = []
+    for weight in (1.5, 3.0):
+        x = unstir.sample(law, 2000, steers=[Annealed(weight, particles=100)], **options).x.double()
+        shares.append((weight * x.var(0) / torch.tensor([1.0, 0.5])).mean().item())
+    # 1 but for the steps, which make a law too narrow to first order (power 3: .24 at 75, .12 at 300), and .05 of resampled draws
+    assert abs(shares[0] - 1) < 0.13
+    assert abs(shares[1] - 1) < 0.25
 
 
 def test_temperature_and_power_1_are_the_plain_sampler():

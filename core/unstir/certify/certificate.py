@@ -106,7 +106,7 @@ SECTIONS = (
     Section("discrete", "Discrete and count processes: laws by enumeration", "solvers", "unstir.certify.discreteness:discrete"),
     Section("inversion", "Reversible solvers: round trips", "solvers", "unstir.certify.inversion:inversion"),
     Section("likelihood", "Likelihood: error in nats", "", "unstir.certify.likelihood:likelihood"),
-    Section("posterior", "Posterior methods: distance to the exact posterior", "guides+steers", "unstir.certify.posteriors:posterior_methods"),
+    Section("posterior", "Posterior methods: distance to the posterior", "guides+steers", "unstir.certify.posteriors:posterior_methods"),
     Section("particles", "Particles: evidence and tilt", "steers", "unstir.certify.particles:particles"),
     Section("guidance", "Guidance: the exact tilted law on a grid", "guides+steers", "unstir.certify.guidance:guidance"),
     Section(

@@ -1,7 +1,7 @@
 """The section of the certificate about discrete and count processes: laws of samples against enumeration.
 
-    total variation between the law that a solver's own transition probabilities carry from the prior and the exact one, at 8, 16 and
-    32 steps: no draw in it. It shrinks; first hitting, which has no error of its own, is held to its frequencies.
+Total variation between the law that a solver's own transition probabilities carry from the prior and the exact one, at 8, 16 and 32
+steps: no draw in it, and it shrinks. First hitting, which has no error of its own, is held to the frequencies of its samples.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from unstir.certify.guidance_cases import CASES, Case
 from unstir.certify.posterior import is_method
 from unstir.guide.base import Guide
 from unstir.loop import sample
+from unstir.steer import Steer
 
 _SIDE, _CELLS, _HALF = 120, 8, 4.0
 _LEVELS = (3.0, 1.0, 0.5)
@@ -74,7 +75,7 @@ def _estimate(part: type, case: Case) -> tuple[str, bool]:
 
 def _law(part: type, case: Case, quick: bool) -> tuple[str, bool | None]:
     made, steps = case.make(part), min(case.steps, 100) if quick else case.steps
-    count = (1024 if isinstance(made, Guide) else 2048) * (1 if quick else 4)
+    count = (2048 if case.exact and isinstance(made, Steer) else 1024) * (1 if quick else 4)
     options: dict[str, Any] = {"condition": case.condition or None, "grid": f"log-snr:{steps},sigma_max=20,sigma_min=0.02"}
     if isinstance(made, Guide):
         unit = torch.quasirandom.SobolEngine(2, scramble=True, seed=0).draw(count, dtype=torch.float64)

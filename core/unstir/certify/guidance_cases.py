@@ -152,7 +152,7 @@ def _powered(weight: float) -> LogDensity:
     return _sum((weight, P_CLASS), (1 - weight, P_SOFT))
 
 
-_FINE = {"solver": "ancestral", "steps": 200}
+_FINE: dict[str, Any] = {"solver": "ancestral", "steps": 200}
 CASES: Mapping[type, tuple[Case, ...]] = {
     CFG: (
         Case("w = 1", SOFT, P_CLASS, P_SOFT, {"weight": 1.0}, True, CLASS),

@@ -217,7 +217,7 @@ def methods(problem: LinearGaussian | LinearMixture | None = None, noise: float 
         Name -> a function that gives the keywords ``guides`` or ``steers`` of :func:`posterior`, and ``solver`` where the class names
         the one it is for (``solver: ClassVar[str]``).
     """
-    found = {
+    found: dict[str, Callable[[], dict[str, Any]]] = {
         name: functools.partial(method, made, problem, noise)
         for kind in ("guides", "steers")
         for name in registry.names(kind)

@@ -86,7 +86,7 @@ def posterior_methods(parts: Mapping[str, Any] | None, quick: bool) -> Iterator[
     for name, part in found.items():
         if part.exactness.startswith("exact"):  # type: ignore[attr-defined]
             yield from _declared(name, part, quick)
-    steps = 100 if quick else 2000
+    steps = 60 if quick else 2000
     for solver in ("f3", "ancestral"):
         yield from _ranked(found, f"{_LG3}, {solver}", functools.partial(_told, solver, steps, quick))
     yield from _ranked(found, "mixture data, 20 unknowns", functools.partial(_mixture, quick))
@@ -97,9 +97,8 @@ def _declared(name: str, part: type, quick: bool) -> Iterator[Finding]:
     if getattr(part, "particles", 1) > 1:
         return  # exact as particles grow: see the section on particles
     for solver, steps in _solvers(premise, part, quick):
-        yield judged(
-            "posterior", name, f"{premise.on}, {solver!r}, {steps} steps", f"W2 below {_LIMIT}", functools.partial(_exact, part, premise, solver, steps)
-        )
+        on = f"{premise.on}, {solver}, {steps} steps"
+        yield judged("posterior", name, on, f"W2 below {_LIMIT}", functools.partial(_exact, part, premise, solver, steps))
 
 
 def _solvers(premise: Premise, part: Any, quick: bool) -> list[tuple[Any, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -116,12 +116,12 @@ def _neighbours(made: Example) -> tuple[str, bool]:
 
 def _start(made: Example, seed: int) -> Any:
     """States at the first time: of pure noise, or tokens (all masked, or all 0)."""
-    denoiser, count = made.denoiser, _PROBLEMS * made.particles
+    denoiser, process, count = made.denoiser, cast(Any, made.denoiser.process), _PROBLEMS * made.particles
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(shape: tuple[int, ...]) -> Tensor:
-        if denoiser.process.discrete:
-            return torch.full((count, *shape), 0 if seed else denoiser.process.states - 1)
+        if process.discrete:
+            return torch.full((count, *shape), 0 if seed else process.states - 1)
         return 20 * torch.randn(count, *shape, generator=generator, dtype=torch.float64)
 
     return {leaf: drawn(shape) for leaf, shape in denoiser.shape.items()} if isinstance(denoiser.shape, dict) else drawn(denoiser.shape)

@@ -82,8 +82,9 @@ class Climb(Steer):
         return 1
 
     def acts(self, moment: Moment) -> bool:
-        """Does it move anything in this step?"""
-        return self.scale != 0 and self.low <= moment.row.rho_t <= self.high  # type: ignore[operator]
+        """Does it move anything in this step? Not where a solver goes back up."""
+        row = moment.row
+        return self.scale != 0 and row.rho_s < row.rho_t and self.low <= row.rho_t <= self.high  # type: ignore[operator]
 
     def before(self, x: Tensor, moment: Moment) -> Tensor:  # type: ignore[override]
         """The state moved; or a note of how far the end of the step will be."""
@@ -114,7 +115,8 @@ class Climb(Steer):
         if self.on == "noisy":
             _, gradient = slope_of(lambda state: self.function(state, t), x)
         else:
-            _, gradient = slope_of(self.function, moment.look() if fresh else moment.look(x))
+            x0: Any = moment.look() if fresh else moment.look(x)
+            _, gradient = slope_of(self.function, x0)
         return gradient if self.mask is None else gradient * self.mask.to(gradient)
 
 

@@ -211,11 +211,21 @@ class OnLeaf(Steer):
     steer: Steer
     exactness: ClassVar[str] = "as the steer it carries"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "particles", self.steer.particles)
+
+    def before(self, x: State, moment: Moment) -> State:
+        """The state with that leaf steered before the step."""
+        return self._steered(self.steer.before, x, moment) if type(self.steer).before is not Steer.before else x
+
     def after(self, x: State, moment: Moment) -> State:
         """The state with that leaf steered."""
+        return self._steered(self.steer.after, x, moment)
+
+    def _steered(self, verb: Callable[[State, Moment], State], x: State, moment: Moment) -> State:
         if not isinstance(x, dict) or self.leaf not in x:
             raise UserError(f"there is no leaf {self.leaf!r} to steer; the state is {'a tensor' if isinstance(x, Tensor) else sorted(x)}")
-        steered: Any = self.steer.after(x[self.leaf], moment.leaf(self.leaf))
+        steered: Any = verb(x[self.leaf], moment.leaf(self.leaf))
         return {**x, self.leaf: steered}
 
 
@@ -270,6 +280,8 @@ def edited(x: State, moment: Moment, on: str, edit: Callable[[Tensor], Tensor]) 
     """
     if not isinstance(x, Tensor) or not isinstance(moment.x0, Tensor):
         raise UserError("this steer works on a tensor and the state is a dict of leaves: wrap it as OnLeaf(leaf, steer)")
+    if on == "clean" and moment.row.rho_s > moment.row.rho_t:  # type: ignore[operator]
+        return x  # the step went back up in noise, and made no estimate
     alpha = float(moment.row.alpha_s)  # type: ignore[arg-type]
     if alpha == 0:
         return x

@@ -58,7 +58,9 @@ class Diverse(Steer):
 
     def after(self, x: Tensor, moment: Moment) -> Tensor:  # type: ignore[override]
         """The state with its estimate pushed."""
-        if moment.last or self.particles == 1 or not self.low <= moment.row.rho_t <= self.high:  # type: ignore[operator]
+        row = moment.row
+        upwards = row.rho_s > row.rho_t  # type: ignore[operator]
+        if moment.last or upwards or self.particles == 1 or not self.low <= row.rho_t <= self.high:  # type: ignore[operator]
             return x
         return edited(x, moment, "clean", self.pushed)
 

@@ -58,9 +58,11 @@ class MatchMarginal(Steer):
 
     def after(self, x: Tensor, moment: Moment) -> Tensor:  # type: ignore[override]
         """The state with the values of its estimate matched."""
-        if moment.row.rho_t > self.high or (self.strength == 0 and not moment.last):  # type: ignore[operator]
+        row = moment.row
+        upwards = row.rho_s > row.rho_t  # type: ignore[operator]
+        if upwards or row.rho_t > self.high or (self.strength == 0 and not moment.last):  # type: ignore[operator]
             return x
-        clean = moment.row.sigma_s == 0
+        clean = row.sigma_s == 0
         strength = 1.0 if clean else self.strength
         return edited(x, moment, "noisy" if clean else "clean", lambda x0: torch.lerp(x0, self.matched(x0), strength))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -99,8 +99,8 @@ class Annealed(TiltedCFG):
         if row.index == 0:
             x = scaled_start(x, moment, 1 / self.weight, self.mean)
             moment.move(x)
-        flat = plain(x, moment, row.t) / row.alpha_t if row.c[2] else moment.look()  # type: ignore[operator]
-        moment.memory["gap"] = moment.look() - flat
+        x0: Any = moment.look()
+        moment.memory["gap"] = x0 - plain(x, moment, row.t) / row.alpha_t if row.c[2] else torch.zeros_like(x)  # type: ignore[operator]
         return x
 
 
