@@ -46,7 +46,7 @@ html_theme_options = {
     "navigation_with_keys": False,
     "footer_start": ["copyright"],
     "footer_end": ["theme-version"],
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], **{f"howto/{page.stem}": [] for page in (HERE / "howto").glob("*.md")}},
 }
 ALONE = ("index", "architecture", "plugins", "numbers", "measurements", "certificate", "methods", "changelog", "tutorials/*")
 html_sidebars = {page: [] for page in ALONE}  # pages without pages beside them

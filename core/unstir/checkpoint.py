@@ -1,8 +1,8 @@
 """Checkpoints: a folder that holds a denoiser and never executes anything on loading.
 
-    model.safetensors   the network's weights
-    model.json          network name and config, process, parameterisation, normaliser, space, shape, version
-    CARD.md             data, split, steps, hardware, metrics with intervals, licence, limits
+model.safetensors   the network's weights
+model.json          network name and config, process, parameterisation, normaliser, space, shape, version
+CARD.md             data, split, steps, hardware, metrics with intervals, licence, limits
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Every name that plugins and the core register, and the way from a name to the object: imported on first use.
 
-    registry.names("tasks")                          # {"medical/sparse-view-ct": Reference(...)}
-    registry.resolve("solvers", "dpm++2m")           # the object
-    registry.path("recipes", "medical/sparse-view-ct")   # a pathlib.Path
+registry.names("tasks")                          # {"medical/sparse-view-ct": Reference(...)}
+registry.resolve("solvers", "dpm++2m")           # the object
+registry.path("recipes", "medical/sparse-view-ct")   # a pathlib.Path
 """
 
 from __future__ import annotations

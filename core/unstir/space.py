@@ -1,6 +1,6 @@
 """Spaces: where states live, and what noise is there.
 
-    draw: iid unit normals -> noise of the space;     project: the nearest state of the space
+draw: iid unit normals -> noise of the space;     project: the nearest state of the space
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The contract test of a plugin: every name it registers resolves, keeps its protocol, and runs on small data.
 
-    def test_the_plugin_keeps_the_contract():
-        unstir.testing.check_plugin("seismic")
+def test_the_plugin_keeps_the_contract():
+    unstir.testing.check_plugin("seismic")
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _PARTS = {
     "solvers": ("unstir.solver", "Solver"),
     "guides": ("unstir.guide", "Guide"),
     "steers": ("unstir.steer", "Steer"),
-    "operators": ("unstir.operator", "Operator"),
+    "operators": ("unstir.operator.base", "Sensor"),
     "networks": ("torch.nn", "Module"),
 }
 _CARD = ("title", "what", "units", "licence", "citation", "split")

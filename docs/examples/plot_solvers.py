@@ -3,7 +3,7 @@ How many evaluations does a solver need?
 ========================================
 
 Without a trained network, and with the exact answer beside it: the data are a mixture of four normal laws in the plane, whose denoiser
-:math:`E[x_0 | x_t]` is a closed form. Every deterministic solver follows the same flow from noise to data, so its end points can be
+``E[x_0 | x_t]`` is a closed form. Every deterministic solver follows the same flow from noise to data, so its end points can be
 compared with those of the flow itself.
 """
 

@@ -2,7 +2,7 @@
 Guidance is no law, weighted particles are
 ==========================================
 
-Classifier-free guidance with weight w is often taken for sampling :math:`p(x|c)^w p(x)^{1-w}`. It does not. In the plane that law can be
+Classifier-free guidance with weight w is often taken for sampling ``p(x|c)^w p(x)^(1-w)``. It does not. In the plane that law can be
 written down, so that the samples of guidance, and of particles that carry the weights which guidance leaves out, can be held against it.
 The same particles follow a reward that nobody differentiates.
 """

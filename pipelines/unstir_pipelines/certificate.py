@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unstir import __version__
 from unstir.certify.certificate import SECTIONS, Certificate, Finding
-from unstir_pipelines.store import to_json, write_whole
+from unstir_pipelines.store import write_whole
 
 
 def summary(certificate: Certificate) -> list[list[str]]:
@@ -24,23 +24,21 @@ def summary(certificate: Certificate) -> list[list[str]]:
 
 
 def written(certificate: Certificate, page: Path) -> list[Path]:
-    """Write the page, its figure and its numbers beside it.
+    """Write the page, and its figure beside it.
 
     Args:
         certificate: what was found.
-        page: the Markdown file; the figure and the JSON file have its name.
+        page: the Markdown file; the figure has its name.
 
     Returns:
         The files.
     """
     page.parent.mkdir(parents=True, exist_ok=True)
-    figure, numbers = page.with_name(page.stem + "-error.png"), page.with_suffix(".json")
-    drawn = _figure(certificate)
+    figure, drawn = page.with_name(page.stem + "-error.png"), _figure(certificate)
     if drawn is not None:
         write_whole(figure, drawn)
-    write_whole(numbers, to_json(certificate.to_dict()).encode())
-    write_whole(page, _page(certificate, figure.name if drawn is not None else None).encode())
-    return [page, numbers, *([figure] if drawn is not None else [])]
+    write_whole(page, _page(certificate, figure.name if drawn is not None else None))
+    return [page] if drawn is None else [page, figure]
 
 
 def _page(certificate: Certificate, figure: str | None) -> str:

@@ -69,6 +69,7 @@ def test_no_step_waits_for_the_device() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_sample_on_a_device_is_the_one_on_the_host() -> None:
     """Noise is drawn on the host and moved, so the device changes rounding alone."""
+
     class Moved(Shrunk):
         def __init__(self) -> None:
             super().__init__()

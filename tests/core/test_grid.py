@@ -51,9 +51,7 @@ def test_grids_of_the_noise_level_are_the_same_levels_on_every_process(process):
     options = {"sigma_max": 20.0, "sigma_min": 0.01}
     for grid in (Karras(12, **options), LogSNR(12, **options)):
         levels = process.rho(torch.tensor(grid.times(process), dtype=torch.float64))
-        np.testing.assert_allclose(
-            levels, grid.times(EDM()), rtol=1e-9
-        )  # at the bridge's end one bit of t is 1e-13 of rho
+        np.testing.assert_allclose(levels, grid.times(EDM()), rtol=1e-9)  # at the bridge's end one bit of t is 1e-13 of rho
 
 
 def test_log_snr_steps_are_equal():

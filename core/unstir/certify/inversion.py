@@ -2,8 +2,8 @@
 
     x --back--> (x_T, memory) --step--> x',      |x' - x| below 1e-10, in float64, with a guide and without
 
-below 1e-6 where the states on the way leave the prior by far, as those of a reversible SDE do, whose rounding grows with them. What a
-solver declares approximate is told, not judged.
+or below four times the rounding of the largest state on the way, where states leave the prior by far, as those of a reversible SDE do.
+What a solver declares approximate is told, not judged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from unstir.process import VP, Process
 from unstir.solver import Reversible
 
 _ROUNDING = 1e-10  # a state of size 80 is rounded at 1e-14, and divided by an alpha down to .0066 on the way
-_FAR, _FAR_ROUNDING = 1e4, 1e-6  # a state of size 1e11 is rounded at 1e-5, and shrinks with the steps back to the data
 _COUNT = 12
 
 
@@ -64,5 +63,5 @@ def _round_trip(solver: Reversible, denoiser: Any, x: Tensor, steps: int, **opti
     back: Any = sample(denoiser, len(x), solver=solver, grid=there.grid, start=there.start, seed=1, **options)
     error = float((back.x - x).abs().max())
     largest = max(1.0, *(float(state.abs().max()) for state in there.path or ()))  # type: ignore[union-attr]
-    limit = _FAR_ROUNDING if largest > _FAR else _ROUNDING
+    limit = max(_ROUNDING, 4 * torch.finfo(torch.float64).eps * largest)
     return f"{error:.1e}, the largest state {largest:.1e}", error < limit if solver.exact else None

@@ -86,7 +86,7 @@ def posterior_methods(parts: Mapping[str, Any] | None, quick: bool) -> Iterator[
     for name, part in found.items():
         if part.exactness.startswith("exact"):  # type: ignore[attr-defined]
             yield from _declared(name, part, quick)
-    steps = 60 if quick else 2000
+    steps = 60 if quick else 500
     for solver in ("f3", "ancestral"):
         yield from _ranked(found, f"{_LG3}, {solver}", functools.partial(_told, solver, steps, quick))
     yield from _ranked(found, "mixture data, 20 unknowns", functools.partial(_mixture, quick))
@@ -145,13 +145,13 @@ def _ranked(found: Mapping[str, Any], on: str, measure: Measure) -> Iterator[Fin
 def _told(solver: str, steps: int, quick: bool, part: Any) -> tuple[str, PosteriorCheck]:
     keywords = {"solver": solver, **method(part, **_more(part))}
     own = keywords["solver"]
-    return str(own), posterior(**keywords, steps=steps if own == solver else 60, count=256 if quick else 2048)
+    return str(own), posterior(**keywords, steps=steps if own == solver else 60, count=256 if quick else 1024)
 
 
 def _mixture(quick: bool, part: Any) -> tuple[str, PosteriorCheck]:
     problem = linear_mixture()
     keywords = {"solver": "f3", **method(part, problem, problem.std, **_more(part))}
-    return str(keywords["solver"]), posterior(**keywords, problem=problem, steps=20 if quick else 100, count=256 if quick else 4096)
+    return str(keywords["solver"]), posterior(**keywords, problem=problem, steps=20 if quick else 50, count=256 if quick else 2048)
 
 
 def _more(part: Any) -> dict[str, Any]:

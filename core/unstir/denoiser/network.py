@@ -1,6 +1,6 @@
 """A network of any parameterisation as a denoiser.
 
-    D(x, t) = a z + b F(c x, label),     z = x - beta y,     a, b, c from alpha(t), sigma(t) and what F predicts
+D(x, t) = a z + b F(c x, label),     z = x - beta y,     a, b, c from alpha(t), sigma(t) and what F predicts
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A 2D prior over the slices of a volume.
 
-    D(x, t)[..., i, ...] = D_2(x[..., i-c : i+c+1, ...], t)          averaged over the axes the volume is cut along
+D(x, t)[..., i, ...] = D_2(x[..., i-c : i+c+1, ...], t)          averaged over the axes the volume is cut along
 """
 
 from __future__ import annotations

@@ -95,9 +95,7 @@ class Guided(Denoiser):
         return self.guide.wrap(self.denoiser.with_process(process))
 
 
-def measured(
-    operator: Sensor, y: Tensor | str, condition: Mapping[str, Any] | None, x: Tensor
-) -> tuple[Tensor, Mapping[str, Any] | None]:
+def measured(operator: Sensor, y: Tensor | str, condition: Mapping[str, Any] | None, x: Tensor) -> tuple[Tensor, Mapping[str, Any] | None]:
     """The measurements of the samples at hand, and the condition without them.
 
     Args:

@@ -1,6 +1,6 @@
 """Processes without an anchor: variance preserving, variance exploding, and straight lines.
 
-    x_t = alpha(t) x_0 + sigma(t) eps                       [Song et al. 2021, arXiv:2011.13456; Karras et al. 2022, arXiv:2206.00364]
+x_t = alpha(t) x_0 + sigma(t) eps                       [Song et al. 2021, arXiv:2011.13456; Karras et al. 2022, arXiv:2206.00364]
 """
 
 from __future__ import annotations

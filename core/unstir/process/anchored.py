@@ -1,6 +1,6 @@
 """Processes from data to an anchor: speech to noisy speech, image to degraded image.
 
-    x_t = alpha(t) x_0 + (1 - alpha(t)) y + sigma(t) eps,        dx = f (x - y) dt + g dw
+x_t = alpha(t) x_0 + (1 - alpha(t)) y + sigma(t) eps,        dx = f (x - y) dt + g dw
 """
 
 from __future__ import annotations

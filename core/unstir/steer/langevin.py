@@ -118,7 +118,8 @@ class AnnealedMCMC(Steer):
             raise UserError("the guided denoiser has no log-density: use differences='path', or kind 'ula'")
 
         def look(x: Tensor) -> tuple[Tensor, Tensor | None]:
-            score = (alpha * moment.look(x) - (x - pull)) / sigma**2
+            x0: Any = moment.look(x)
+            score = (alpha * x0 - (x - pull)) / sigma**2
             return score, density(x, t, condition) if self.kind != "ula" and self.differences == "density" else None  # type: ignore[misc]
 
         return look

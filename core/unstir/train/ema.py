@@ -1,7 +1,7 @@
 """Averages of a network's weights, kept in float32.
 
-    EMA:    theta' <- b theta' + (1 - b) theta,   b = min(decay, (1 + n)/(10 + n))
-    Power:  b = (1 - 1/n)^(gamma + 1), whose width relative to the training time stays fixed       [Karras et al. 2024, arXiv:2312.02696]
+EMA:    theta' <- b theta' + (1 - b) theta,   b = min(decay, (1 + n)/(10 + n))
+Power:  b = (1 - 1/n)^(gamma + 1), whose width relative to the training time stays fixed       [Karras et al. 2024, arXiv:2312.02696]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """At which noise levels a network is trained: samplers of process time, stratified over the batch.
 
-    u_i = (u + i/B) mod 1,  u ~ U(0, 1)   (one draw for the whole batch: the variance of the loss falls)        [VDM, arXiv:2107.00630]
+u_i = (u + i/B) mod 1,  u ~ U(0, 1)   (one draw for the whole batch: the variance of the loss falls)        [VDM, arXiv:2107.00630]
 """
 
 from __future__ import annotations

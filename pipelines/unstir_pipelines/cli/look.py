@@ -154,7 +154,7 @@ def certify(
     quick: Annotated[bool, typer.Option("--quick", help="A smaller sample of processes and step counts, within a minute.")] = False,
     section: Annotated[list[str], typer.Option("--section", metavar="NAME", help="Only this section (repeatable).")] = [],  # noqa: B006
     page: Annotated[
-        Path | None, typer.Option("--page", metavar="FILE.md", help="Write the page, its figure and its numbers (.json) there.")
+        Path | None, typer.Option("--page", metavar="FILE.md", help="Write the page and its figure there.")
     ] = None,
     quiet: Quiet = False,
     json: Json = False,
