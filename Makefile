@@ -42,6 +42,7 @@ docs: $(VENV)/.docs  ## the documentation, warnings as errors
 
 bench: $(VENV)/.bench  ## measurements beside other libraries
 	@$(BIN)/python benchmarks/solvers.py
+	@$(BIN)/python benchmarks/gm4.py --markdown benchmarks/gm4.md
 	@$(BIN)/python benchmarks/ct_operator.py
 	@$(BIN)/python benchmarks/ct_baselines.py
 	@$(BIN)/python benchmarks/ct_diffusion.py

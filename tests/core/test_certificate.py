@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -93,11 +93,23 @@ class Seedless(DDIM):
 
 @dataclass(frozen=True, repr=False)
 class Singular(DDIM):
-    """Divides zero by zero on a grid of 5 steps only."""
+    """Divides zero by zero on a grid of 3 steps only."""
 
     def coefficients(self, levels: Levels) -> list[tuple[float, ...]]:
         rows = super().coefficients(levels)
-        return [tuple(float("nan") for _ in row) for row in rows] if len(rows) == 5 else rows
+        return [tuple(float("nan") for _ in row) for row in rows] if len(rows) == 3 else rows
+
+
+@dataclass(frozen=True, repr=False)
+class Untried(DDIM):
+    """One of its choices was never run."""
+
+    kind: Literal["variance", "dds"] = "variance"
+    careful: bool = True
+
+    def coefficients(self, levels: Levels) -> list[tuple[float, ...]]:
+        rows = super().coefficients(levels)
+        return rows if self.careful or self.kind == "variance" else [(float("nan"), b, d) for _, b, d in rows]
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,7 @@ class WrongInverse(EDM):
 PLANTED = [
     ("order", WrongWeight()),
     ("finite", Singular()),
+    ("options", Untried()),
     ("costs", Stray()),
     ("costs", Reading()),
     ("variance", TooNoisy()),
@@ -135,7 +148,7 @@ def test_a_planted_fault_is_caught(name: str, part: Any) -> None:
     assert failed(section(name).run({"planted": part}, quick=True))
 
 
-@pytest.mark.parametrize("name", ["order", "finite", "costs", "variance", "marginals", "invariance"])
+@pytest.mark.parametrize("name", ["order", "finite", "options", "costs", "variance", "marginals", "invariance"])
 def test_the_sound_solver_that_the_faults_were_planted_in_passes(name: str) -> None:
     part = DDIM(eta=1.0) if name in ("variance", "marginals") else DDIM()
     found = list(section(name).run({"sound": part}, quick=True))

@@ -100,6 +100,7 @@ SECTIONS = (
     Section("variance", "Stochastic solvers: exact variance", "solvers", "unstir.certify.stochastic:variance"),
     Section("marginals", "Stochastic solvers: distance to the exact marginals", "solvers", "unstir.certify.stochastic:marginals"),
     Section("finite", "Solvers: finite for every number of steps", "solvers", "unstir.certify.solvers:finite"),
+    Section("options", "Solvers: finite for every combination of choices", "solvers", "unstir.certify.solvers:options"),
     Section("costs", "Solvers: draws, operations, synchronisations", "solvers", "unstir.certify.solvers:costs"),
     Section("invariance", "A sample depends on its seed and index alone", "solvers", "unstir.certify.invariance:invariance"),
     Section("operators", "Operators: adjoints, norms, inverses, batches", "operators", "unstir.certify.operators:operators"),

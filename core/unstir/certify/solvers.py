@@ -8,9 +8,12 @@ costs       draws, full-size operations, new tensors and synchronisations of one
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
+import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -173,3 +176,47 @@ def _all(parts: Mapping[str, Solver] | None) -> Mapping[str, Solver]:
 
 def _deterministic(parts: Mapping[str, Solver] | None) -> dict[str, Solver]:
     return {name: solver for name, solver in _all(parts).items() if not solver.stochastic}
+
+
+def options(parts: Mapping[str, Solver] | None, quick: bool) -> Iterator[Finding]:
+    """Whether every solver class stays finite for every combination of its choices (options of ``Literal`` and ``bool``)."""
+    processes = continuous(quick)
+    classes = {type(solver): name for name, solver in reversed(_all(parts).items())}
+    for made, name in reversed(classes.items()):
+        variants = choices(made)
+        if len(variants) > 1:
+            yield judged(
+                "options", name, f"{len(variants)} combinations", "finite", functools.partial(_choices, variants, processes, quick)
+            )
+
+
+def choices(made: type[Solver]) -> list[Solver]:
+    """A solver of a class for every combination of its options that are choices, but for those that the class refuses.
+
+    Args:
+        made: the class.
+    """
+    hints = typing.get_type_hints(made)
+    taken: dict[str, tuple[Any, ...]] = {}
+    for own in fields(made):  # type: ignore[arg-type]
+        if typing.get_origin(hints[own.name]) is typing.Literal:
+            taken[own.name] = typing.get_args(hints[own.name])
+        elif hints[own.name] is bool:
+            taken[own.name] = (True, False)
+    found = []
+    for values in itertools.product(*taken.values()):
+        with contextlib.suppress(UserError, TypeError):
+            found.append(made(**dict(zip(taken, values, strict=True))))
+    return found
+
+
+def _choices(variants: list[Solver], processes: Mapping[str, Process], quick: bool) -> tuple[str, bool]:
+    grids = [f"karras:{n}" for n in ((1, 3) if quick else (1, 2, 3, 4, 7, 20))] + ["log-snr:5,to_zero=false"]
+    runs = 0
+    failures: list[str] = []
+    for solver in variants:
+        for process in processes.values():
+            if refusal(solver, process) is None:
+                found = checks.finite(solver, process, grids, count=1)
+                runs, failures = runs + found.runs, [*failures, *found.failures]
+    return f"{runs} runs" if not failures else f"{len(failures)} of {runs} fail: {failures[0]}", not failures

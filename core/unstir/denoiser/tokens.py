@@ -148,7 +148,7 @@ class Retimed(Denoiser):
 class Reuse(Guide):
     """Asks a time-free model only about samples whose state has changed since it was last asked; counted evaluations fall accordingly.
 
-    D(x_t, t) = D(x_s) where x_t = x_s. Reads back to the host which samples have changed.                                                [RADD, arXiv:2406.03736, section 3.3]
+    D(x_t, t) = D(x_s) where x_t = x_s. Reads back to the host which samples have changed.       [RADD, arXiv:2406.03736, section 3.3]
     """
 
     exactness: ClassVar[str] = "exact: a time-free model says the same of the same state"
