@@ -253,7 +253,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows, missing = table(arguments.quick)
     best = recommended()
-    lines = ["# Error against evaluations on GM4", "", *(__doc__ or "").strip().splitlines()[4:], ""]
+    made = "Made by `python benchmarks/gm4.py --markdown benchmarks/gm4.md`."
+    lines = ["# Error against evaluations on GM4", "", made, "", *(__doc__ or "").strip().splitlines()[4:], ""]
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "azula", "diffusers", "k-diffusion") if present(name)]
     lines += [f"Versions: {', '.join(versions)}. Left out: {'; '.join(missing) or 'none'}.", ""]
     lines += ["| method | who | " + " | ".join(f"{kind} {n}" for kind in "KLG" for n in BUDGETS) + " |", "|---|---|" + "---|" * 9]

@@ -8,6 +8,7 @@ registers, and a planted fault can be handed to it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -178,6 +179,26 @@ def certify(
         if name not in (known := [section.name for section in SECTIONS]):
             raise UnknownName("section", name, known)
     chosen = [section for section in SECTIONS if not sections or section.name in sections]
+    with _one_thread():
+        return _measured(chosen, names, quick, progress)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tensors of a few numbers are slower on several threads, by tens of times where other work runs."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measured(
+    chosen: Sequence[Section], names: Sequence[str], quick: bool, progress: Callable[[int, int, str], None] | None
+) -> Certificate:
     parts = _parts(names) if names else None
     made = Certificate()
     for done, section in enumerate(chosen):

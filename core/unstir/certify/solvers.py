@@ -181,8 +181,10 @@ def _deterministic(parts: Mapping[str, Solver] | None) -> dict[str, Solver]:
 def options(parts: Mapping[str, Solver] | None, quick: bool) -> Iterator[Finding]:
     """Whether every solver class stays finite for every combination of its choices (options of ``Literal`` and ``bool``)."""
     processes = continuous(quick)
-    classes = {type(solver): name for name, solver in reversed(_all(parts).items())}
-    for made, name in reversed(classes.items()):
+    classes: dict[type[Solver], str] = {}
+    for name, solver in _all(parts).items():
+        classes.setdefault(type(solver), name)
+    for made, name in classes.items():
         variants = choices(made)
         if len(variants) > 1:
             yield judged(
