@@ -95,20 +95,13 @@ class Churn(Solver):
 
 
 def _trapezoid(levels: Levels, i: int, alpha_t: float, rho_t: float) -> tuple[float, ...]:
-    """Heun's coefficients from level (alpha_t, rho_t) to level ``i + 1``; eps = (x - alpha x0)/(alpha rho) is folded in."""
+    """Heun's coefficients from level (alpha_t, rho_t) to level ``i + 1``; eps = (x - alpha x0)/(alpha rho) and the prediction folded in."""
     alpha_s, rho_s = levels.alpha[i + 1], levels.rho[i + 1]
     change = rho_s - rho_t
-    euler = alpha_s / alpha_t * rho_s / rho_t
-    half = change / 2
-    return (
-        euler,
-        -alpha_s * change / rho_t,
-        0.0,
-        alpha_s / alpha_t * (rho_t + rho_s) / (2 * rho_t),
-        -alpha_s * half / rho_t,
-        half / rho_s,
-        -alpha_s * half / rho_s,
-    )
+    a, b = alpha_s / alpha_t * rho_s / rho_t, -alpha_s * change / rho_t
+    half, again = change / 2, change / (2 * rho_s)  # of the predicted state, which is a x + b x0
+    A = alpha_s / alpha_t * (rho_t + rho_s) / (2 * rho_t) + again * a
+    return a, b, 0.0, A, -alpha_s * half / rho_t + again * b, 0.0, -alpha_s * half / rho_s
 
 
 def _heun(x: State, t: Number, s: Number, c: tuple[Number, ...], model: Model, memory: Memory) -> State:
