@@ -159,3 +159,20 @@ def is_finite(state: State) -> Tensor:
     for other in per_leaf[1:]:
         result = result & other
     return result
+
+
+def followed(value: Any, index: Tensor, count: int) -> Any:
+    """What belongs to samples, after some took the place of others: tensors with one row a sample at ``index``, the rest as it is.
+
+    Args:
+        value: a tensor, or lists and dicts of such; anything else passes.
+        index: (count,) long.
+        count: number of samples.
+    """
+    if isinstance(value, Tensor):
+        return value[index] if value.ndim and value.shape[0] == count else value
+    if isinstance(value, dict):
+        return {key: followed(item, index, count) for key, item in value.items()}
+    if isinstance(value, list):
+        return [followed(item, index, count) for item in value]
+    return value

@@ -7,17 +7,18 @@ An estimate that a steer asked for is handed to the solver, which begins its nex
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from unstir.denoiser import Denoiser
 from unstir.evaluation import Evaluation, check_like
+from unstir.guide.base import Guided
 from unstir.noise import NoiseSource
 from unstir.samples import plain
 from unstir.solver.base import Memory, Row
-from unstir.state import State, batch_size, combine, take
+from unstir.state import State, batch_size, combine, followed, take
 from unstir.steer.base import Moment, Steer
 
 
@@ -120,7 +121,11 @@ class _At:
         model.x0 = None if model.x0 is None else take(model.x0, index)
         replayed = steering.memory.pop("noise", None)
         for notes in (steering.memory, *steering.notes):
-            _follow(notes, index, count)
+            notes.update({key: followed(value, index, count) for key, value in notes.items()})
+        guided: Any = model.denoiser
+        while isinstance(guided, Guided):
+            guided.follow(index, count)
+            guided = guided.denoiser
         if replayed is not None:
             steering.memory["noise"] = replayed
         return self.x
@@ -148,20 +153,3 @@ class _At:
 
 def _unscaled(x: Tensor, alpha: float) -> Tensor:
     return x / alpha if x.is_floating_point() else x.clone()
-
-
-def _follow(notes: MutableMapping[Any, Any], index: Tensor, count: int) -> None:
-    """Take every tensor with one row a sample to ``index``, in notes and in what they hold."""
-    for key, value in list(notes.items()):
-        notes[key] = _followed(value, index, count)
-
-
-def _followed(value: Any, index: Tensor, count: int) -> Any:
-    if isinstance(value, Tensor):
-        return value[index] if value.ndim and value.shape[0] == count else value
-    if isinstance(value, MutableMapping):
-        _follow(value, index, count)
-        return value
-    if isinstance(value, list):
-        return [_followed(item, index, count) for item in value]
-    return value

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unstir.denoiser.base import Denoiser
 from unstir.errors import UserError
+from unstir.state import followed
 
 if TYPE_CHECKING:
     from unstir.operator.base import Sensor
@@ -89,6 +90,17 @@ class Guided(Denoiser):
     def forward(self, x: Any, t: Any, condition: Mapping[str, Any] | None = None) -> Any:
         """The guided estimate; see :meth:`Denoiser.forward`."""
         return self.guide.estimate(self.denoiser, x, t, condition)
+
+    def follow(self, index: Tensor, count: int) -> None:
+        """Samples took the place of others: the notes of a subclass, its public attributes, follow them.
+
+        Args:
+            index: (count,) long: which sample each place got.
+            count: number of samples.
+        """
+        for name, value in list(vars(self).items()):
+            if not name.startswith("_") and name not in ("denoiser", "guide", "process", "space", "shape", "normaliser"):
+                setattr(self, name, followed(value, index, count))
 
     def with_process(self, process: Process) -> Denoiser:
         """The denoiser on the other process, guided there."""
