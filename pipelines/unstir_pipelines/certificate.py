@@ -87,8 +87,12 @@ def _cell(text: str) -> str:
 
 
 def _curves(certificate: Certificate) -> list[Finding]:
-    """One curve a solver: on the first process it was measured on."""
-    return list({finding.part: finding for finding in reversed(certificate.of("error")) if finding.curve}.values())[::-1]
+    """One curve a solver: on EDM where it was measured there, else on the first process."""
+    chosen: dict[str, Finding] = {}
+    for finding in certificate.of("error"):
+        if finding.curve and (finding.part not in chosen or finding.on == "edm"):
+            chosen[finding.part] = finding
+    return list(chosen.values())
 
 
 def _figure(certificate: Certificate) -> bytes | None:
@@ -100,7 +104,7 @@ def _figure(certificate: Certificate) -> bytes | None:
     if not curves:
         return None
     by_last = sorted(curves, key=lambda finding: finding.curve[-1][1])
-    figure = Figure(figsize=(8.6, max(4.6, 0.17 * len(curves) + 1)), layout="constrained")
+    figure = Figure(figsize=(9.2, max(4.6, 0.12 * len(curves) + 0.6)), layout="constrained")
     axes = figure.subplots()
     for rank, finding in enumerate(by_last):
         x, y = zip(*finding.curve, strict=True)
@@ -120,7 +124,7 @@ def _figure(certificate: Certificate) -> bytes | None:
         frameon=False,
         ncols=1 + len(curves) // 46,
     )
-    return png(figure)
+    return png(figure, dots=110)
 
 
 def _caption(certificate: Certificate) -> str:

@@ -153,9 +153,7 @@ def certify(
     names: Annotated[list[str], typer.Argument(metavar="[NAME...]", help="Registered parts; all of them without a name.")] = [],  # noqa: B006
     quick: Annotated[bool, typer.Option("--quick", help="A smaller sample of processes and step counts, within a minute.")] = False,
     section: Annotated[list[str], typer.Option("--section", metavar="NAME", help="Only this section (repeatable).")] = [],  # noqa: B006
-    page: Annotated[
-        Path | None, typer.Option("--page", metavar="FILE.md", help="Write the page and its figure there.")
-    ] = None,
+    page: Annotated[Path | None, typer.Option("--page", metavar="FILE.md", help="Write the page and its figure there.")] = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> int:
