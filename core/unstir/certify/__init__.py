@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from unstir.lazy import attach
 
 _LAZY = {
     "GaussianOracle": "oracles",
@@ -47,14 +48,4 @@ if TYPE_CHECKING:
     from unstir.certify.oracles import gm4_points as gm4_points
     from unstir.certify.oracles import lg3 as lg3
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _LAZY, _MODULES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from unstir.lazy import attach
 
 _LAZY = {
     "Denoiser": "base",
@@ -33,12 +34,4 @@ if TYPE_CHECKING:
     from unstir.denoiser.tokens import TokenDenoiser as TokenDenoiser
     from unstir.denoiser.transport import Transport as Transport
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _LAZY)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from unstir.lazy import attach
 
 _LAZY = {
     "Guide": "base",
@@ -99,12 +100,4 @@ if TYPE_CHECKING:
     from unstir.guide.value import PolicyGuidance as PolicyGuidance
     from unstir.guide.value import ValueGuidance as ValueGuidance
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"unstir.guide.{_LAZY[name]}"), name)
-    raise AttributeError(f"module 'unstir.guide' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _LAZY)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from unstir.lazy import attach
 
 _LAZY = {
     "Operator": "base",
@@ -71,12 +72,4 @@ if TYPE_CHECKING:
     from unstir.operator.tv import Gradient as Gradient
     from unstir.operator.tv import admm_tv as admm_tv
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"unstir.operator.{_LAZY[name]}"), name)
-    raise AttributeError(f"module 'unstir.operator' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _LAZY)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from unstir.lazy import attach
 
 _LAZY = {
     "PROJECT": "markers",
@@ -56,12 +57,4 @@ if TYPE_CHECKING:
     from unstir.plugin.protocols import Training as Training
     from unstir.plugin.reference import Reference as Reference
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"unstir.plugin.{_LAZY[name]}"), name)
-    raise AttributeError(f"module 'unstir.plugin' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _LAZY)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from unstir.lazy import attach
 
 _LAZY = {
     "ActiveSubsampling": "active",
@@ -31,12 +32,4 @@ if TYPE_CHECKING:
     from unstir.posterior.tweedie import power_law as power_law
     from unstir.posterior.tweedie import power_mean as power_mean
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"unstir.posterior.{_LAZY[name]}"), name)
-    raise AttributeError(f"module 'unstir.posterior' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _LAZY)

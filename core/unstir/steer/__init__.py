@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from unstir.lazy import attach
 
 _LAZY = {
     "Moment": "base",
@@ -71,12 +72,4 @@ if TYPE_CHECKING:
     from unstir.steer.tilt import Tilt as Tilt
     from unstir.steer.tilt import TiltedCFG as TiltedCFG
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"unstir.steer.{_LAZY[name]}"), name)
-    raise AttributeError(f"module 'unstir.steer' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _LAZY)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from unstir.lazy import attach
 
 _LAZY = {
     "DenoisingLoss": "loss",
@@ -27,8 +26,4 @@ _LAZY = {
 }
 __all__ = list(_LAZY)
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"unstir.train.{_LAZY[name]}"), name)
-    raise AttributeError(f"module 'unstir.train' has no attribute {name!r}")
+__getattr__, __dir__ = attach(__name__, _LAZY)
