@@ -37,4 +37,4 @@ def leaked(law: Gaussian, process: Process, count: int, *, seed: int = 0, dtype:
         raise UserError(f"a leak is of the data alone, and {type(process).__name__} has an anchor")
     source, t = NoiseSource(seed, range(count)), process.t_max
     noise = source.draw(tuple(law.mean.shape), torch.float64, stream="start")
-    return (float(process.alpha(t)) * law.draw(source) + float(process.sigma(t)) * noise).to(dtype), t
+    return process.perturb(law.draw(source), t, noise).to(dtype), t
