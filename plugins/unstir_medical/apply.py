@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import tempfile
@@ -12,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unstir import registry
-from unstir.errors import DataError, UnknownName, UnstirError, UserError, nearest
-from unstir.plugin.protocols import Case, Estimate, Method, Progress
+from unstir.errors import DataError, UnstirError, UserError
+from unstir.plugin.chain import Chain, part
+from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir_medical import sinograms
 from unstir_medical import volume as volumes
 from unstir_medical.sinograms import AngleUnit
@@ -115,14 +114,14 @@ class Reconstruct:
         """
         if not files:
             raise UserError("name at least one sinogram or volume, as unstir apply medical/reconstruct chest.nii.gz --out reconstructed")
-        chain = Chain.of(self, device)
+        chain = self.chain(device)
         results: list[dict[str, Any]] = []
         faults: list[UnstirError] = []
         out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
         inputs = {Path(file).resolve() for file in files}
         for number, file in enumerate(files):
-            told = _part(progress, number, len(files))
+            told = part(progress, number, len(files))
             try:
                 results.append(self.one(Path(file), chain, out, inputs, told))
             except UnstirError as error:
@@ -139,12 +138,16 @@ class Reconstruct:
         said += [f"{result['source']}: {note}" for result in results for note in result["notes"]]
         return {"files": [path for result in results for path in result["files"]], "said": said, "results": results}
 
+    def chain(self, device: str) -> Chain:
+        """The method asked for, with those it starts from."""
+        return Chain.of(RECIPE, self.method, options=self.options, checkpoint=self.checkpoint, device=device)
+
     def one(self, file: Path, chain: Chain, out: Path, taken: set[Path], progress: Progress) -> dict[str, Any]:
         """Reconstruct one file and write its results."""
         started = time.perf_counter()
         is_sinogram = self.kind == "sinogram" or (self.kind == "auto" and sinograms.is_sinogram(file, has_angles=bool(self.angles)))
-        case, notes = self.measured(file, chain.known) if is_sinogram else self.simulated(file, chain.known)
-        chain.check(case)
+        case, notes = self.measured(file, known_to(chain)) if is_sinogram else self.simulated(file, known_to(chain))
+        check(chain, case)
         estimate = chain(case, self.seed, progress)
         card = self.card(file, case, estimate, chain) | {"kind": "sinogram" if is_sinogram else "volume", "notes": notes}
         card["seconds"] = round(time.perf_counter() - started, 2)
@@ -224,130 +227,27 @@ class Reconstruct:
         return card
 
 
-@dataclass(frozen=True)
-class Chain:
-    """A method with those that it starts from, ready to run on cases.
-
-    Args:
-        label: of the method asked for.
-        methods: by label, in the order they run; the last is the one asked for.
-        said: the options of each, as a recipe gives them.
-        checkpoint: name of the prior.
-        prior: the denoiser, None where no method needs one.
-    """
-
-    label: str
-    methods: dict[str, Any]
-    said: dict[str, dict[str, Any]]
-    checkpoint: str
-    prior: Any
-
-    @classmethod
-    def of(cls, asked: Reconstruct, device: str) -> Chain:
-        """The chain of a command's options.
-
-        Raises:
-            UserError: unknown method or option, a value that does not fit, a checkpoint that cannot be used.
-        """
-        import unstir
-
-        entries, shared = recipe()
-        if "/" in asked.method:
-            entries = entries | {asked.method: {"name": asked.method}}
-        methods: dict[str, Any] = {}
-        said: dict[str, dict[str, Any]] = {}
-
-        def add(label: str, path: tuple[str, ...]) -> None:
-            if label in path:
-                raise UserError(f"method {label} starts from itself ({' <- '.join((*path, label))})")
-            if label not in entries:
-                known = f"there are {', '.join(entries)}, and what unstir plugins --names methods lists"
-                raise UserError(f"{UnknownName('method', label, entries)} ({known})")
-            entry = {key: value for key, value in entries[label].items() if key not in ("checkpoint", "title")}
-            entry |= asked.options if label == asked.method else {}
-            method = made(entry, label)
-            for need in method.needs:
-                add(need, (*path, label))
-            methods.setdefault(label, method)
-            said.setdefault(label, entry)
-
-        add(asked.method, ())
-        name = asked.checkpoint or entries[asked.method].get("checkpoint") or shared.get("checkpoint", "")
-        prior = unstir.load(name).to(device) if any(method.uses_prior for method in methods.values()) else None
-        return cls(asked.method, methods, said, str(name), prior)
-
-    @property
-    def sha256(self) -> str | None:
-        """Hash of the prior's weights."""
-        return getattr(self.prior, "sha256", None)
-
-    @property
-    def known(self) -> Known:
-        """Pixels and slice distances (mm) that the prior was trained for."""
-        facts = getattr(self.prior, "facts", {})
-        pixel, distance = facts.get("pixel_mm", PIXEL_MM), facts.get("slice_distance_mm", SLICE_MM)
-        return {"pixel_mm": (float(pixel[0]), float(pixel[1])), "slice_mm": (float(distance[0]), float(distance[1]))}
-
-    def check(self, case: Case) -> None:
-        """Refuse a grid that the prior was not trained for.
-
-        Raises:
-            DataError: saying the grid and the range.
-        """
-        if self.prior is None:
-            return
-        dz, dy, _ = case.context["spacing_mm"]
-        for what, value, key in (("pixels of", dy, "pixel_mm"), ("slices that are", dz, "slice_mm")):
-            low, high = self.known[key]
-            if not low - 1e-3 <= value <= high + 1e-3:
-                asked = f"{case.key} has {what} {value:.4g} mm"
-                raise DataError(f"{asked}, and {self.checkpoint} was trained for {low:g} to {high:g} mm; --method admm-tv needs no prior")
-
-    def __call__(self, case: Case, seed: int, progress: Progress) -> Estimate:
-        """Run every method on a case; the last one's estimate, with the evaluations of all."""
-        estimates: dict[str, Estimate] = {}
-        device = str(next(self.prior.parameters()).device) if self.prior is not None else "cpu"
-        for number, (label, method) in enumerate(self.methods.items()):
-            context = {**case.context, "device": device, "estimates": {need: estimates[need] for need in method.needs}}
-            given = dataclasses.replace(case, truth=None, context=context)
-            told = _part(progress, number, len(self.methods))
-            estimates[label] = method(given, self.prior if method.uses_prior else None, seed, progress=told)
-        return dataclasses.replace(estimates[self.label], nfe=sum(estimate.nfe for estimate in estimates.values()))
+def known_to(chain: Chain) -> Known:
+    """Pixels and slice distances (mm) that the prior of a chain was trained for."""
+    facts = getattr(chain.prior, "facts", {})
+    pixel, distance = facts.get("pixel_mm", PIXEL_MM), facts.get("slice_distance_mm", SLICE_MM)
+    return {"pixel_mm": (float(pixel[0]), float(pixel[1])), "slice_mm": (float(distance[0]), float(distance[1]))}
 
 
-def recipe() -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The methods of the recipe by label, and what they share."""
-    from ruamel.yaml import YAML
-
-    content = YAML(typ="safe").load(registry.path("recipes", RECIPE))
-    return {str(label): dict(entry) for label, entry in content["methods"].items()}, dict(content.get("defaults") or {})
-
-
-def made(entry: Mapping[str, Any], label: str) -> Any:
-    """The method of a recipe's entry.
+def check(chain: Chain, case: Case) -> None:
+    """Refuse a grid that the prior was not trained for.
 
     Raises:
-        UserError: an option is unknown or does not fit.
+        DataError: saying the grid and the range.
     """
-    from pydantic import TypeAdapter, ValidationError
-
-    found = registry.resolve("methods", entry["name"])
-    options = {key: value for key, value in entry.items() if key != "name"}
-    fields = [item.name for item in dataclasses.fields(found) if item.init]
-    for key in options:
-        if key not in fields:
-            near = nearest(key, fields, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f" (it has {', '.join(fields)})"
-            raise UserError(f"method {label} has no option {key!r}{hint}")
-    try:
-        method = TypeAdapter(found).validate_python(options)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"][:1]))
-        raise UserError(f"method {label}: {place}: {fault['msg'].lower()}, got {fault['input']!r}") from None
-    if not isinstance(method, Method):
-        raise UserError(f"{entry['name']} is a training, not a method of reconstruction")
-    return method
+    if chain.prior is None:
+        return
+    dz, dy, _ = case.context["spacing_mm"]
+    for what, value, key in (("pixels of", dy, "pixel_mm"), ("slices that are", dz, "slice_mm")):
+        low, high = known_to(chain)[key]
+        if not low - 1e-3 <= value <= high + 1e-3:
+            asked = f"{case.key} has {what} {value:.4g} mm"
+            raise DataError(f"{asked}, and {chain.checkpoint} was trained for {low:g} to {high:g} mm; --method admm-tv needs no prior")
 
 
 def working(cell: float, known: tuple[float, float], middle: float) -> float:
@@ -387,10 +287,3 @@ def write(case: Case, estimate: Estimate, label: str, card: Mapping[str, Any], o
         for name in (written := [*names, part / f"{stem}.png"]):
             os.replace(name, out / name.name)
     return [out / name.name for name in written]
-
-
-def _part(progress: Progress, number: int, count: int) -> Progress:
-    """Progress of one part of many, told on in hundredths of a part."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(round(100 * (number + done / max(total, 1))), 100 * count)

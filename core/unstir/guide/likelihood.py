@@ -3,6 +3,7 @@
     D' = D + (sigma_t^2/alpha_t) J^T A^H u(e),        e = y - A D,   J = dD/dx,   u(e) ~ Cov[y | x_t]^-1 e
 
 since E[x0 | x_t, y] = D + (sigma_t^2/alpha_t) grad_x log p(y | x_t). With V = (sigma_t^2/alpha_t) J = Cov[x0 | x_t] for an exact denoiser.
+Where some values were measured and others not, diag(o) A is in the place of A and o y in that of y, o of ones and zeros, one a sample if asked.
 Reference: Efron 2011; Song et al. 2023 (PiGDM), ICLR; Rozet et al. 2024 (MMPS), arXiv:2405.13712.
 """
 
@@ -12,7 +13,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -74,14 +75,19 @@ class Likelihood(Guide):
         y: the measurement, (*shape_out) or (1, *shape_out) for all samples; or the name of the condition's entry that holds one a sample
             (that entry is then kept from the denoiser).
         noise: standard deviation of the measurement noise, one number or (*shape_out), at least 0.
+        observed: o, by keyword: which values were measured, ones and zeros (*shape_out) or (1, *shape_out) for all samples; or the name of
+            the condition's entry that holds one a sample (kept from the denoiser too). All of them when absent. What ``y`` holds elsewhere
+            must be finite and does not matter.
 
     Raises:
-        UserError: a measurement that does not fit or is not finite, several measurements given directly, or negative noise.
+        UserError: a measurement that does not fit or is not finite, several measurements given directly, negative noise, or values of
+            ``observed`` other than 0 and 1.
     """
 
     operator: Sensor
     y: Tensor | str
     noise: float | Tensor = 0.0
+    observed: Tensor | str | None = field(default=None, kw_only=True)
     needs_grad: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -90,6 +96,8 @@ class Likelihood(Guide):
             raise UserError(f"the noise of a measurement must be finite and at least 0, one number or of its shape, got {self.noise}")
         if isinstance(self.y, Tensor):
             object.__setattr__(self, "y", self.operator.measurement(self.y, shared=True))
+        if isinstance(self.observed, Tensor):
+            object.__setattr__(self, "observed", _ones_and_zeros(self.operator.measurement(self.observed, shared=True)))
         warn_if_blind(self.operator)
 
     def estimate(self, denoiser: Denoiser, x: Tensor, t: Any, condition: Mapping[str, Any] | None) -> Tensor:  # type: ignore[override]
@@ -97,14 +105,18 @@ class Likelihood(Guide):
         check_tensor(x, self)
         with torch.inference_mode(False), torch.no_grad():
             y, condition = measured(self.operator, self.y, condition, x)
+            seen, condition = (None, condition) if self.observed is None else measured(self.operator, self.observed, condition, x)
             at, scale = Linearised(denoiser, x, t, condition), gain(denoiser.process, x, t)
             local = self.operator.linearise(at.x0)
+            if seen is not None:
+                local = _Seen(local, _ones_and_zeros(seen))
             noise = torch.as_tensor(self.noise).to(x.device, x.dtype)
 
             def pulled(v: Tensor) -> Tensor:
                 return scale * at.pull(local.adjoint(v))
 
             residual = y - self.operator(at.x0)
+            residual = residual if seen is None else residual * seen
             return at.x0 + pulled(self.whitened(residual, noise.square(), pulled, local, denoiser.process, t))
 
     @abstractmethod
@@ -122,6 +134,26 @@ class Likelihood(Guide):
         Returns:
             (batch, *shape_out).
         """
+
+
+class _Seen(Operator):
+    """diag(o) A, with one o a sample."""
+
+    def __init__(self, operator: Operator, seen: Tensor) -> None:
+        super().__init__(operator.shape_in, operator.shape_out, is_complex=operator.is_complex)
+        self.operator, self.seen = operator, seen
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.operator.forward(x) * self.seen
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.operator.adjoint(y * self.seen)
+
+
+def _ones_and_zeros(seen: Tensor) -> Tensor:
+    if not bool(((seen == 0) | (seen == 1)).all()):
+        raise UserError("what a guide takes as observed is 1 or 0, value by value: give weights as noise")
+    return seen
 
 
 def check_tensor(x: Any, guide: Guide) -> None:

@@ -14,11 +14,12 @@ from unstir import checkpoint
 from unstir.denoiser import NetworkDenoiser, Normaliser
 from unstir.errors import CheckpointError, DataError, UserError
 from unstir.nn import UNet
+from unstir.plugin.chain import methods_of
 from unstir.plugin.protocols import Apply
 from unstir.process import EDM
 from unstir_medical import sinograms
 from unstir_medical import volume as volumes
-from unstir_medical.apply import Chain, Reconstruct, recipe, working
+from unstir_medical.apply import RECIPE, Reconstruct, working
 from unstir_medical.readers import read
 from unstir_medical.tasks import SparseViewCT
 from unstir_medical.writers import write
@@ -152,12 +153,12 @@ def test_an_ensemble_writes_its_standard_deviation(tmp_path, case, prior):
 
 
 def test_the_default_method_and_its_start_are_those_of_the_recipe():
-    entries, shared = recipe()
+    entries, shared = methods_of(RECIPE)
     assert entries[Reconstruct().method]["start"] == "admm-tv"
     assert shared["checkpoint"] == "medical/ct-prior"
     for label, entry in entries.items():
         if not entry["name"].endswith(("dds", "dps", "mbir")):
-            assert Chain.of(Reconstruct(method=label), "cpu").prior is None
+            assert Reconstruct(method=label).chain("cpu").prior is None
 
 
 @pytest.mark.parametrize(
