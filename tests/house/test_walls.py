@@ -14,12 +14,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "unstir": ROOT / "core" / "unstir",
     "unstir_medical": ROOT / "plugins" / "unstir_medical",
+    "unstir_timeseries": ROOT / "plugins" / "unstir_timeseries",
     "unstir_pipelines": ROOT / "pipelines" / "unstir_pipelines",
     "unstir_data": ROOT / "data" / "unstir_data",
 }
 MAY_IMPORT = {
     "unstir": {"unstir"},
     "unstir_medical": {"unstir", "unstir_data", "unstir_medical"},
+    "unstir_timeseries": {"unstir", "unstir_data", "unstir_timeseries"},
     "unstir_pipelines": {"unstir", "unstir_data", "unstir_pipelines"},
     "unstir_data": {"unstir", "unstir_data"},
 }
