@@ -8,6 +8,7 @@ Labels are 0 (normal), 1 (anomalous) or NaN (nobody knows: not judged).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,9 @@ def _panel(values: pd.DataFrame, stamps: pd.Series, marks: NDArray[np.float64], 
 
 def _stamps(stamps: pd.Series) -> pd.DatetimeIndex:
     try:
-        index = pd.DatetimeIndex(pd.to_datetime(stamps))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pandas, that it parses one by one
+            index = pd.DatetimeIndex(pd.to_datetime(stamps))
     except (ValueError, TypeError) as error:
         raise DataError(f"column {stamps.name} holds something that is no time: {str(error).splitlines()[0]}") from error
     if index.tz is not None:

@@ -40,7 +40,8 @@ class Anomaly:
         split_seed: which normal points train.
         window: steps of a window of a series.
         stride: steps between two windows.
-        reduce: "max" or "mean" of the windows that cover a step.
+        reduce: "mean" or "max" of the windows that cover a step; "max" gives one score to all steps of the strangest window, as far as it
+            reaches beyond the event.
         scale: "training" (z-scores by the training part) or "window" (every window by itself: shape alone counts).
 
     Raises:
@@ -52,11 +53,11 @@ class Anomaly:
     split_seed: int = 0
     window: int = 100
     stride: int = 1
-    reduce: Reduce = "max"
+    reduce: Reduce = "mean"
     scale: Scale = "training"
 
     case_noun: ClassVar[str] = "data set"
-    part_noun: ClassVar[str] = "anomaly"
+    part_noun: ClassVar[str] = "event"
     metrics: ClassVar[tuple[str, ...]] = ("timeseries/auroc", "timeseries/average-precision")
     figures: ClassVar[tuple[str, ...]] = ("timeseries/scores",)
 

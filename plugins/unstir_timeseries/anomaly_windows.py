@@ -1,6 +1,6 @@
 """From series to vectors and back: anomaly scores of windows, mapped to the steps that the windows cover.
 
-    x_j = (y_j, ..., y_{j+w-1}),    score_t = max or mean of score(x_j) over the windows j that cover t
+    x_j = (y_j, ..., y_{j+w-1}),    score_t = mean or max of score(x_j) over the windows j that cover t
 
 A window with a missing value is not scored, nor is a step that no scored window covers: its score is NaN.
 
@@ -24,7 +24,7 @@ from unstir.plugin.protocols import Case, Estimate, Progress
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64] | None
-Reduce = Literal["max", "mean"]
+Reduce = Literal["mean", "max"]
 Scale = Literal["training", "window"]
 FLAT = 1e-3  # a window whose spread is below this share of the training part's is not stretched further
 
@@ -115,7 +115,7 @@ def sliding(values: Array, window: int, stride: int = 1) -> tuple[Array, NDArray
     return np.lib.stride_tricks.sliding_window_view(values, window)[starts], starts
 
 
-def to_steps(scores: Array, starts: NDArray[np.int64], window: int, steps: int, reduce: Reduce = "max") -> Array:
+def to_steps(scores: Array, starts: NDArray[np.int64], window: int, steps: int, reduce: Reduce = "mean") -> Array:
     """Scores of steps from scores of windows.
 
     Args:
@@ -123,7 +123,7 @@ def to_steps(scores: Array, starts: NDArray[np.int64], window: int, steps: int, 
         starts: (count,) first step of each window.
         window: steps of a window.
         steps: of the series.
-        reduce: "max" or "mean" over the scored windows that cover a step.
+        reduce: "mean" or "max" over the scored windows that cover a step; "max" gives all steps of the strangest window one score.
 
     Returns:
         (steps,), NaN where no scored window covers a step.
@@ -132,7 +132,7 @@ def to_steps(scores: Array, starts: NDArray[np.int64], window: int, steps: int, 
         UserError: ``reduce`` is neither.
     """
     if reduce not in get_args(Reduce):
-        raise UserError(f"reduce must be max or mean, got {reduce!r}")
+        raise UserError(f"reduce must be mean or max, got {reduce!r}")
     kept = np.isfinite(scores)
     scores, starts = scores[kept], starts[kept]
     index = starts[:, None] + np.arange(window)
@@ -152,7 +152,7 @@ def score_panel(
     window: int,
     *,
     stride: int = 1,
-    reduce: Reduce = "max",
+    reduce: Reduce = "mean",
     scale: Scale = "training",
     training: int = 0,
     seed: int = 0,
@@ -166,7 +166,7 @@ def score_panel(
         method: an anomaly method of this plugin (`DTENP`, `NearestNeighbours`...).
         window: steps of a window.
         stride: steps between two windows.
-        reduce: how the windows that cover a step make its score, "max" or "mean".
+        reduce: how the windows that cover a step make its score, "mean" or "max".
         scale: "training" (z-scores by mean and spread of the part compared with) or "window" (every window its own: shape alone counts).
         training: steps at the beginning that are normal: the rest is compared with them. 0: all is compared with all, and a window with
             no window that it overlaps.

@@ -52,8 +52,8 @@ def numbers(column: Any, where: str, said: list[str]) -> NDArray[np.float64]:
         said.append(f"{where} is true or false: read as 1 and 0")
     if pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_complex_dtype(kind):
         values: NDArray[np.float64] = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        if pd.api.types.is_integer_dtype(kind) and len(column) and np.nanmax(np.abs(values), initial=0.0) > _EXACT:
-            said.append(f"{where} has whole numbers above 2^53, which are rounded")
+        if pd.api.types.is_integer_dtype(kind) and len(column) and np.nanmax(np.abs(values), initial=0.0) >= _EXACT:
+            said.append(f"{where} has whole numbers of 2^53 and more, which are rounded")
     else:
         values = _from_objects(column, where, said)
     endless = np.isinf(values)
@@ -75,7 +75,7 @@ def _from_objects(column: pd.Series, where: str, said: list[str]) -> NDArray[np.
     values = made.to_numpy(dtype=np.float64, na_value=np.nan)
     texts = column.map(lambda one: isinstance(one, str)).to_numpy(dtype=bool)
     absent = column.isna().to_numpy(dtype=bool)
-    absent |= column.where(texts, "x").astype(str).str.strip().str.lower().isin(MISSING).to_numpy(dtype=bool)
+    absent = absent | column.where(texts, "x").astype(str).str.strip().str.lower().isin(MISSING).to_numpy(dtype=bool)
     wrong = np.isnan(values) & ~absent
     if wrong.any():
         row = int(wrong.argmax())

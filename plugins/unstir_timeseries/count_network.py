@@ -42,7 +42,8 @@ class CountNetwork(nn.Module):
         self.enter = nn.Linear(5 + profile, width)
         self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in range(depth))
         self.near = nn.ModuleList(nn.Conv1d(width, width, 7, padding=3, groups=width) for _ in range(depth))
-        self.mixed = nn.ModuleList(nn.Linear(3 * width, width) for _ in range(depth))
+        self.own = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.pooled = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.modulation = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.back = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.leave = nn.Linear(width, 2)
@@ -75,10 +76,12 @@ class CountNetwork(nn.Module):
         if self.remember is not None:
             e = e + self.remember(told["history"].to(dtype).flatten(1))
         e, h = F.silu(e)[:, None], self.enter(torch.cat([part.expand(len(z), -1, -1) for part in parts], -1))
-        for norm, near, mixed, modulation, back in zip(self.norm, self.near, self.mixed, self.modulation, self.back, strict=True):
+        for norm, near, own, pooled, modulation, back in zip(
+            self.norm, self.near, self.own, self.pooled, self.modulation, self.back, strict=True
+        ):
             v = norm(h)
-            around = torch.cat([v, near(v.mT).mT, v.mean(1, keepdim=True).expand_as(v)], -1)
-            h = h + back(F.silu(mixed(around) + modulation(e)))
+            of_all = pooled(v.mean(1, keepdim=True)) + modulation(e)
+            h = h + back(F.silu(own(v) + near(v.mT).mT + of_all))
         a, b = F.softplus(self.leave(F.silu(h))).unbind(-1)
         return unsoftplus(scale * (z + a) / (left + b + 1e-4))
 

@@ -15,19 +15,13 @@ References: Chen & Zhou 2023 (Learning to jump), arXiv:2305.18375; Santos et al.
 
 from __future__ import annotations
 
-import os
 import tempfile
-import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors import torch as safetensors
 from torch import Tensor
 
 import unstir
@@ -38,10 +32,11 @@ from unstir.process import Blackout, Thinning
 from unstir.samples import Samples
 from unstir.space import Masked
 from unstir.train import EMA, PathLoss, Schedule, Trainer
+from unstir_timeseries import fits
 from unstir_timeseries.count_network import CountNetwork as CountNetwork
 from unstir_timeseries.count_network import Missing
 from unstir_timeseries.count_windows import FACTS, Windows
-from unstir_timeseries.demand import counts_of, demand_of, fingerprint, generator, phases
+from unstir_timeseries.demand import counts_of, demand_of, generator, phases
 from unstir_timeseries.intermittent import Croston as Croston
 from unstir_timeseries.intermittent import Empirical as Empirical
 from unstir_timeseries.intermittent import NegativeBinomial as NegativeBinomial
@@ -51,7 +46,6 @@ END = 1e-6
 """Time of the last state: one sale in a million is still missing. At 0 the process would give the rounded rate, not the count."""
 ROWS = 20000
 """Paths drawn at a time."""
-_FITS: OrderedDict[str, CountNetwork] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,6 @@ class Jump:
         rate: learning rate.
         weight_decay: of AdamW.
         training_seed: of the training.
-        cached: is the fit kept on disk?
 
     Raises:
         UserError: an option outside its range.
@@ -90,7 +83,6 @@ class Jump:
     rate: float = 2e-3
     weight_decay: float = 0.01
     training_seed: int = 0
-    cached: bool = True
 
     needs: ClassVar[tuple[str, ...]] = ()
     uses_prior: ClassVar[bool] = False
@@ -139,20 +131,18 @@ class Jump:
         panel = history_of(case.measurement) if panel is None else panel
         place, period = phases(panel["time"].values, panel.attrs["freq"], panel.attrs["season"])
         context = self.context or min(int(case.context.get("context", 8 * period)), 8 * period)
-        learnt = {key: value for key, value in asdict(self).items() if key not in ("samples", "steps", "spacing", "cached")}
-        name = fingerprint(panel, learnt, horizon, context, torch.__version__)
-        if name not in _FITS:
-            path = fits_folder() / f"jump-{name}.safetensors"
-            config = {"profile": period + 1, "facts": FACTS, "context": context, "width": self.width, "depth": self.depth}
-            network = _read(path, config) if self.cached else None
-            if network is None:
-                network = self._train(Windows(counts_of(panel), place, period, context), config, horizon, device, progress)
-                if self.cached:
-                    _write(path, network)
-            _FITS[name] = network
-            while len(_FITS) > 4:
-                _FITS.popitem(last=False)
-        return _FITS[name].to(device)
+        config = {"profile": period + 1, "facts": FACTS, "context": context, "width": self.width, "depth": self.depth}
+        learnt = {key: value for key, value in asdict(self).items() if key not in ("samples", "steps", "spacing")}
+        name = fits.fingerprint(panel, {**learnt, **config, "horizon": horizon, "torch": torch.__version__})
+
+        def make() -> fits.Fit:
+            windows = Windows(counts_of(panel), place, period, context)
+            made = self._train(windows, config, horizon, device, progress).state_dict()
+            return {key: value.detach().cpu().numpy() for key, value in made.items()}
+
+        network = CountNetwork(**config)
+        network.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in fits.recall(f"jump-{name}", make).items()})
+        return network.eval().to(device)
 
     def _train(self, windows: Windows, config: dict[str, int], horizon: int, device: str, progress: Progress) -> CountNetwork:
         with torch.random.fork_rng(devices=[]):
@@ -250,34 +240,3 @@ def levels(steps: int, spacing: float = 0.03) -> list[float]:
     """
     alpha = spacing * ((1 + 1 / spacing) ** (np.arange(1, steps) / steps) - 1)
     return [1.0, *(1 - alpha).tolist(), END]
-
-
-def fits_folder() -> Path:
-    """Where fits of methods are kept, beside the cache of data."""
-    from unstir_data.fetch import cache_folder
-
-    return cache_folder().parent / "fits"
-
-
-def _read(path: Path, config: dict[str, int]) -> CountNetwork | None:
-    """The network kept in a file; None where there is none, or a damaged one (said)."""
-    if not path.is_file():
-        return None
-    network = CountNetwork(**config)
-    try:
-        network.load_state_dict(safetensors.load_file(path))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        warnings.warn(f"the fit {path} cannot be read ({type(error).__name__}); it is made again", stacklevel=2)
-        return None
-    return network.eval()
-
-
-def _write(path: Path, network: CountNetwork) -> None:
-    """Keep a network, whole or not at all; a disk that refuses costs the next process a training and is said."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            part.write(safetensors.save({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}))
-        os.replace(part.name, path)
-    except OSError as error:
-        warnings.warn(f"the fit could not be kept in {path.parent}: {error.strerror or error}", stacklevel=2)

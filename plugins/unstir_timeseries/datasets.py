@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,9 +20,9 @@ import xarray as xr
 from unstir.errors import DataError, UserError
 from unstir_data import fetch
 from unstir_timeseries.panel import panel
+from unstir_timeseries.sales import Returns, daily_units, sale_lines
 
 MELBOURNE = "UTC+10, the standard time of Melbourne all year"
-Returns = Literal["same-day", "net"]
 
 
 @dataclass(frozen=True)
@@ -262,64 +262,16 @@ class Retail(CardPanel):
         Raises:
             UserError: no product was sold on so many days.
         """
-        lines = sale_lines(path)
-        units, floored = daily_units(lines, self.returns)
+        units, floored = daily_units(sale_lines(path), self.returns)
         days = (units > 0).sum(axis=1)
         kept = days[days >= self.min_days].sort_values(ascending=False, kind="stable").index[: self.products or None]
         if not len(kept):
             raise UserError(f"no product was sold on at least {self.min_days} days, at most {days.max()}")
         time = pd.date_range(units.columns[0], units.columns[-1], freq="D")
         y = units.loc[sorted(kept)].reindex(columns=time).to_numpy(float)
-        y[(np.nancumsum(y, axis=1) == 0)] = np.nan
+        y[np.nancumsum(y, axis=1) == 0] = np.nan
         facts = {"units": "units", "kind": "count", "returns": self.returns, "floored": floored}
         yield panel(y, time, sorted(kept), freq="D", season=1, key=self.key, attrs=facts)
-
-
-def sale_lines(path: Path) -> pd.DataFrame:
-    """Lines of products that were sold or returned, each once.
-
-    The file is two sheets, and the first days of the second are the last of the first, line for line.
-
-    Args:
-        path: online_retail.csv.xz.
-
-    Returns:
-        Columns ``customer``, ``code``, ``day``, ``quantity`` (negative: a return).
-    """
-    columns = {"StockCode": str, "Quantity": int, "InvoiceDate": str, "Price": float, "Customer ID": float}
-    raw = pd.read_csv(path, usecols=list(columns), dtype=columns)
-    stamp = pd.to_datetime(raw["InvoiceDate"], format="%m/%d/%Y %H:%M")
-    second = int(np.argmax(stamp.diff() < pd.Timedelta(0)))  # the one place where time runs backwards
-    twice = (np.arange(len(raw)) < second) & (stamp >= stamp.iloc[second])
-    code = raw["StockCode"].str.upper()
-    kept = ~twice & (raw["Price"] > 0) & code.str.match(r"\d{5}")
-    lines = pd.DataFrame(
-        {"customer": raw["Customer ID"].fillna(-1), "code": code, "day": stamp.dt.normalize(), "quantity": raw["Quantity"]}
-    )
-    return lines[kept]
-
-
-def daily_units(lines: pd.DataFrame, returns: Returns) -> tuple[pd.DataFrame, int]:
-    """Units a product and sale day.
-
-    Args:
-        lines: of `sale_lines`.
-        returns: as in `Retail`.
-
-    Returns:
-        Codes by days on which anything was sold, and how many of the values were negative and set to zero.
-    """
-    sales, back = lines[lines["quantity"] > 0], lines[lines["quantity"] < 0]
-    if returns == "same-day":
-        keys = ["customer", "code", "day", "quantity"]
-        back = back.assign(quantity=-back["quantity"])
-        sales, back = (part.assign(number=part.groupby(keys).cumcount()) for part in (sales, back))
-        sales = sales.merge(back, on=[*keys, "number"], how="left", indicator=True)
-        sales = sales[sales["_merge"] == "left_only"]
-    days = np.sort(sales["day"].unique())
-    counted = sales if returns == "same-day" else lines[lines["day"].isin(days)]
-    units = counted.groupby(["code", "day"])["quantity"].sum().unstack(fill_value=0).reindex(columns=days, fill_value=0)
-    return units.clip(lower=0), int((units < 0).sum().sum())
 
 
 def _melbourne(stamps: pd.Series) -> pd.DatetimeIndex:
@@ -378,17 +330,31 @@ class AR1:
 
 @dataclass(frozen=True)
 class FilePanel:
-    """Series of your own: any file that the readers know (parquet, CSV, JSON lines, netCDF).
+    """Series of your own: any file that the readers know (parquet, CSV, JSON lines, netCDF, Zarr).
 
     Args:
         path: the file.
         freq: pandas alias of the step, where the stamps do not say it.
-        season: steps of a season; 0 for what the step suggests.
+        season: steps of a season; the usual of the step when 0.
+        known: columns that are known of the future too.
+        static: columns of one value a series.
+        id_col: column of the series' names.
+        time_col: column of the stamps.
+        target_col: column of the values.
+        duplicates: rows of one series and stamp: "refuse", or "mean", "sum", "first", "last" of them.
+        off_grid: stamps beside the grid: "refuse", or "snap" to the nearest step.
     """
 
     path: str = ""
     freq: str = ""
     season: int = 0
+    known: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    id_col: str = "unique_id"
+    time_col: str = "ds"
+    target_col: str = "y"
+    duplicates: str = "refuse"
+    off_grid: str = "refuse"
 
     card: ClassVar[str] = ""
 
@@ -402,8 +368,8 @@ class FilePanel:
             raise DataError("timeseries/file needs the path of a table: data.path=sales.parquet")
         from unstir_timeseries.readers import read
 
-        options: dict[str, Any] = {name: value for name, value in (("freq", self.freq), ("season", self.season)) if value}
-        yield from read(Path(self.path), **options)
+        options: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "path"}
+        yield from read(Path(self.path), **options | {"freq": self.freq or None, "season": self.season or None})
 
 
 def between(whole: xr.Dataset, start: str, end: str) -> xr.Dataset:

@@ -1,8 +1,10 @@
 """DeepAR in plain torch: a recurrent network reads the past of a series and gives the law of its next step; paths are drawn step by step.
 
     h_t = LSTM(h_{t-1}, [x_{t-lags}, what of them was filled, calendar, covariates, log s]),   x_t | past ~ Student-t(df, loc, scale)(h_t)
-    x = y / s,   loss = - mean log p(x_t) over what was observed,   draw: T = cos(2 pi v) sqrt(df (u^(-2/df) - 1)),  u, v uniform
+    x = y / s,   loss = - mean log p(x_t) over the observed horizon,   draw: T = cos(2 pi v) sqrt(df (u^(-2/df) - 1)),  u, v uniform
 
+The loss leaves out the context, other than GluonTS's: s is its mean, so that each of its scaled steps is partly told by the others, and a
+network trained on them is too sure of itself (an AR(1) with a context of 48: its 80 % interval holds 75 %; of the horizon alone, 79 %).
 A missing value of the context is drawn like a future one, so that a path carries what is not known. Lags before the unrolled part of the
 context are filled from their past and marked.
 Reference: Salinas et al. 2020, arXiv:1704.04110; Bailey 1994 (the polar draw of Student's t), Math. Comp. 62.
@@ -157,7 +159,7 @@ class Shape:
             raise DataError(f"lags reach {max(lags)} steps and {unrolled} of the context's {context} are unrolled: give a longer context")
         sizes = usual_size(training["y"].values)
         fleet = float(sizes[sizes > 0].mean()) if (sizes > 0).any() else 1.0
-        return cls(context, horizon, unrolled, lags, cycle, training.sizes.get("covariate", 0) if "known" in training else 0, fleet)
+        return cls(context, horizon, unrolled, lags, cycle, training.sizes["covariate"] if "known" in training else 0, fleet)
 
     @property
     def features(self) -> int:
@@ -194,16 +196,9 @@ class Surroundings:
 
     @classmethod
     def of(cls, panel: xr.Dataset, fit: Fit) -> Surroundings:
-        """Of a panel; covariates are standardised as the fit's training panel says, 0 where missing.
-
-        Raises:
-            DataError: the panel has other covariates than the training panel.
-        """
-        have = panel.sizes["covariate"] if "known" in panel else 0
-        if have != len(fit["known_mean"]):
-            raise DataError(f"the training panel has {len(fit['known_mean'])} known covariates, and the measurement has {have}")
+        """Of a panel; covariates are standardised as the fit's training panel says, 0 where missing."""
         steps = panel.sizes["time"]
-        known = panel["known"].values if have else np.zeros((0, panel.sizes["item"], steps))
+        known = panel["known"].values if "known" in panel else np.zeros((0, panel.sizes["item"], steps))
         known = np.nan_to_num((known - fit["known_mean"][:, None, None]) / fit["known_std"][:, None, None])
         return cls(clock(panel, 0, steps, PARTS), known.astype(np.float32))
 
@@ -258,18 +253,18 @@ def fit(training: xr.Dataset, shape: Shape, options: Options, seed: int, progres
         torch.manual_seed(seed)
         network = shape.network(options)
         optimiser = torch.optim.Adam(network.parameters(), options.rate)
+        slowing = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, options.steps)
         best, best_loss, since, trace = _weights(network), math.inf, 0, []
         for step in range(options.steps):
             chosen = where[rng.integers(0, len(where), options.batch)]
             hidden = examples.hide(options.batch, shape.context, options.missing, rng)
             rows = examples.cut(y, chosen, shape.context, horizon, options.floor, usual=usual, hidden=hidden)
-            seen = examples.cut(y, chosen, shape.context, horizon, options.floor, usual=usual) if options.missing else rows
-            target = seen.x * (seen.scale / rows.scale)[:, None]
-            loss = _loss(network, rows, target, around, shape)
+            loss = _loss(network, rows, around, shape)
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), options.clip)
             optimiser.step()
+            slowing.step()
             if progress is not None:
                 progress(step + 1, options.steps)
             if (step + 1) % CHECK and step + 1 < options.steps:
@@ -279,9 +274,6 @@ def fit(training: xr.Dataset, shape: Shape, options: Options, seed: int, progres
                 best, best_loss, since = _weights(network), trace[-1][1], 0
             elif (since := since + 1) >= options.patience:
                 break
-            elif since % 3 == 0:
-                for group in optimiser.param_groups:
-                    group["lr"] /= 2
     if not math.isfinite(best_loss):
         raise DataError("the training of DeepAR diverged: look for values far outside the others, or lower its rate")
     return {**best, **known, "loss": np.asarray(trace)}
@@ -359,18 +351,17 @@ def _inputs(rows: examples.Examples, around: Surroundings, shape: Shape) -> Tens
     return torch.cat([filled[:, behind], marks[:, behind], around.at(rows, shape)], -1)
 
 
-def _loss(network: Network, rows: examples.Examples, target: NDArray[np.float64], around: Surroundings, shape: Shape) -> Tensor:
-    truth = torch.from_numpy(target[:, shape.places].astype(np.float32))
+def _loss(network: Network, rows: examples.Examples, around: Surroundings, shape: Shape) -> Tensor:
+    """Mean negative log density of the horizons."""
     df, loc, scale, _ = network(_inputs(rows, around, shape))
-    seen = truth.isfinite()
-    return -log_density(truth[seen], df[seen], loc[seen], scale[seen]).mean()
+    truth = torch.from_numpy(rows.x[:, shape.context :].astype(np.float32))
+    seen, ahead = truth.isfinite(), slice(shape.unrolled, None)
+    return -log_density(truth[seen], df[:, ahead][seen], loc[:, ahead][seen], scale[:, ahead][seen]).mean()
 
 
 def _watch(network: Network, rows: examples.Examples, around: Surroundings, shape: Shape) -> float:
-    """Mean negative log density of the horizons."""
-    target = np.where(np.arange(rows.x.shape[1]) < shape.context, np.nan, rows.x)
     network.eval()
     with torch.inference_mode():
-        loss = float(_loss(network, rows, target, around, shape))
+        loss = float(_loss(network, rows, around, shape))
     network.train()
     return loss

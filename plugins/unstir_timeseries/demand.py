@@ -7,7 +7,6 @@ so that S paths carry the quantiles of their law without noise, and are exchange
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,20 +159,6 @@ def generator(seed: int, case: Case) -> np.random.Generator:
         case: any.
     """
     return np.random.default_rng([seed % 2**63, zlib.crc32(case.key.encode())])
-
-
-def fingerprint(panel: xr.Dataset, *facts: object) -> str:
-    """A name for what was learnt from a panel with some options: the same for the same values, stamps, items and facts.
-
-    Args:
-        panel: what is learnt from.
-        facts: anything whose ``repr`` says it all.
-    """
-    digest = hashlib.blake2b(digest_size=12)
-    for part in (panel["y"].values, panel["time"].values):
-        digest.update(np.ascontiguousarray(part).tobytes())
-    digest.update(repr((panel.attrs.get("freq"), panel["item"].values.tolist(), facts)).encode())
-    return digest.hexdigest()
 
 
 def _some(names: Sequence[str]) -> str:

@@ -59,6 +59,22 @@ def training_of(case: Case) -> xr.Dataset:
     return training
 
 
+def check_covariates(training: xr.Dataset, measurement: xr.Dataset) -> int:
+    """How many known covariates there are, the same in both panels.
+
+    Args:
+        training: the training panel.
+        measurement: of a case.
+
+    Raises:
+        DataError: they differ.
+    """
+    trained, have = (panel.sizes["covariate"] if "known" in panel else 0 for panel in (training, measurement))
+    if trained != have:
+        raise DataError(f"the training panel has {trained} known covariate{'' if trained == 1 else 's'}, and the measurement has {have}")
+    return trained
+
+
 def ends(y: NDArray[Any], context: int, horizon: int, *, step: int = 1, phase: int = 0) -> NDArray[np.int64]:
     """Where training windows may be: at least half of the context observed, and something of the horizon.
 

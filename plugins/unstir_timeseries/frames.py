@@ -138,7 +138,8 @@ def _given_back(time: pd.DatetimeIndex, panel: xr.Dataset | None) -> pd.Index:
         return time
     if attrs.get("clock") == "utc":
         return time.tz_localize("UTC").tz_convert(attrs["tz"])
-    if frequency.step_of(attrs["freq"]) is not None and time.to_series().dt.normalize().nunique() < len(time):
+    step = frequency.step_of(attrs["freq"])
+    if step is not None and step < pd.Timedelta(days=1):
         return time  # hours of the wall clock: those of a change of the clocks have no place in the zone
     return time.tz_localize(attrs["tz"], nonexistent="shift_forward", ambiguous=np.ones(len(time), dtype=bool))
 

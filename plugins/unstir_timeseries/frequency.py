@@ -257,11 +257,11 @@ def infer(stamps: Any, name: str = "the series") -> str:
     filled = len(index) * common / (index.asi8[-1] - index.asi8[0] + common)
     if common != least or filled < _FILLED:
         raise DataError(_irregular(steps, name))
-    if common == STEPS["D"] and len(index) >= 5 and steps.max() > common and (index.dayofweek < 5).all():
+    if common == STEPS["D"] and len(index) >= 5 and steps.max() > common and (index.day_of_week < 5).all():
         return "B"
     weeks, rest = divmod(common, 7 * STEPS["D"])
     if rest == 0:
-        return normalise(f"{weeks}W-{_DAYS[index[0].dayofweek]}")
+        return normalise(f"{weeks}W-{_DAYS[index[0].day_of_week]}")
     return _fixed(common, "")
 
 

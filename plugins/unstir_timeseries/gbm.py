@@ -10,6 +10,7 @@ Reference: Ke et al. 2017 (histogram trees); direct forecasts as in Makridakis e
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -130,7 +131,7 @@ def fit(
         phase: plus this.
 
     Returns:
-        ``base`` (levels,), ``roots`` (levels, trees) and the nodes of all trees, as `walk` takes them.
+        What `arrays` makes of the models of all levels.
 
     Raises:
         DataError: no window fits.
@@ -151,25 +152,25 @@ def fit(
     target = rows.x[np.arange(len(where)), context - 1 + ahead]
     seen = np.isfinite(target)
     inputs = features(rows.x[:, :context], ahead, examples.cycle_of(training.attrs), told(training, rows, ahead, usual))[seen]
-    forests, base = [], []
+    kept = np.flatnonzero(np.isfinite(inputs).any(0))  # a column without any value cannot be binned
+    models = []
     with threadpool_limits(1):  # sums over rows then do not depend on the machine's cores
         for done, level in enumerate(LEVELS):
             model = HistGradientBoostingRegressor(
                 loss="quantile", quantile=level, learning_rate=options.rate, max_iter=options.trees, max_leaf_nodes=options.leaves,
                 min_samples_leaf=options.least, early_stopping=False, random_state=seed % 2**32,
-            ).fit(inputs, target[seen])  # fmt: skip
-            forests.append([stage[0].nodes for stage in model._predictors])
-            base.append(float(np.squeeze(model._baseline_prediction)))
+            )  # fmt: skip
+            models.append(model.fit(inputs[:, kept], target[seen]))
             if progress is not None:
                 progress(done + 1, len(LEVELS))
-    return {"base": np.asarray(base), **_arrays(forests)}
+    return arrays(models, kept)
 
 
 def walk(fit: Fit, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
     """What the trees say.
 
     Args:
-        fit: what `fit` returned.
+        fit: what `arrays` returned.
         inputs: (rows, features).
 
     Returns:
@@ -189,16 +190,21 @@ def walk(fit: Fit, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
     return made
 
 
-def _arrays(forests: list[list[NDArray[Any]]]) -> Fit:
-    """The nodes of all trees in one row, children numbered in it."""
-    trees = [tree for forest in forests for tree in forest]
+def arrays(models: Sequence[Any], kept: NDArray[np.int64]) -> Fit:
+    """Fitted models as arrays: the nodes of all trees in one row, children numbered in it.
+
+    Args:
+        models: scikit-learn's histogram boosting of one output, each with the same number of trees and no categories.
+        kept: which of the columns that `walk` is given the models were.
+    """
+    trees = [stage[0].nodes for model in models for stage in model._predictors]
     starts = np.cumsum([0, *(len(tree) for tree in trees)])
-    nodes = np.concatenate(trees)
-    shift = np.repeat(starts[:-1], [len(tree) for tree in trees])
+    nodes, shift = np.concatenate(trees), np.repeat(starts[:-1], [len(tree) for tree in trees])
     return {
-        "roots": starts[:-1].reshape(len(forests), -1).astype(np.int32),
+        "base": np.asarray([float(np.squeeze(model._baseline_prediction)) for model in models]),
+        "roots": starts[:-1].reshape(len(models), -1).astype(np.int32),
         "leaf": nodes["is_leaf"].astype(bool),
-        "feature": nodes["feature_idx"].astype(np.int32),
+        "feature": kept[nodes["feature_idx"]].astype(np.int32),
         "threshold": nodes["num_threshold"].astype(np.float64),
         "missing_left": nodes["missing_go_to_left"].astype(bool),
         "left": (nodes["left"] + shift).astype(np.int32),

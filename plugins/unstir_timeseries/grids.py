@@ -210,7 +210,7 @@ def _single(rows: Rows, time: NDArray[np.int64], rules: Rules, wall: NDArray[np.
     elif rule == "refuse":
         row = int(again.argmax())
         twice = pd.DatetimeIndex(time[1:][again])
-        autumn = ((twice.dayofweek == 6) & (twice.hour < 4) & (twice.month >= 9)).all()
+        autumn = ((twice.day_of_week == 6) & (twice.hour < 4) & (twice.month >= 9)).all()
         hint = ", which looks like the hour that clocks repeat in autumn" if autumn else ""
         raise DataError(
             f"series {rows.items[rows.code[row]]!r} has several rows at {pd.Timestamp(int(time[row]))} "

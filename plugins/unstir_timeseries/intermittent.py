@@ -24,7 +24,8 @@ import numpy as np
 
 from unstir.errors import UnknownName, UserError
 from unstir.plugin.protocols import Case, Estimate, Progress
-from unstir_timeseries.demand import Array, Demand, counts_of, demand_of, fingerprint, generator, midpoints, phases, shuffled
+from unstir_timeseries import fits
+from unstir_timeseries.demand import Array, Demand, counts_of, demand_of, generator, midpoints, phases, shuffled
 from unstir_timeseries.panel import LEVELS, NINE, forecast, history_of, horizon_of
 from unstir_timeseries.scores import weighted_quantile_loss
 
@@ -72,7 +73,7 @@ class _Law:
         """The candidate of least quantile loss on the last windows of what was known before the first origin."""
         panel = case.context.get("training")
         panel = history_of(case.measurement) if panel is None else panel
-        name = fingerprint(panel, self, demand.horizon)
+        name = fits.fingerprint(panel, {"method": repr(self), "horizon": demand.horizon})
         if name not in _CHOSEN:
             y, (place, period) = counts_of(panel), phases(panel["time"].values, panel.attrs["freq"], panel.attrs["season"])
             whole = Demand(y, place, demand.future, period, np.nansum(y, axis=1) > 0)

@@ -40,7 +40,7 @@ class DeepAR:
         unrolled: steps of the context over which the network is unrolled, at most half of it; the others serve as lags.
         steps: most steps of training.
         batch: windows of a step.
-        rate: learning rate of Adam, halved when the held-back weeks do not improve.
+        rate: learning rate of Adam at first; it falls to zero along a cosine.
         clip: largest norm of the gradient.
         patience: looks (every 100 steps) at the held-back weeks without an improvement before the training stops.
         missing: share of training windows of which a part is hidden.
@@ -82,6 +82,7 @@ class DeepAR:
         from unstir_timeseries import deepar
 
         training, context, horizon = examples.training_of(case), int(case.context["context"]), int(case.context["horizon"])
+        examples.check_covariates(training, case.measurement)
         shape = deepar.Shape.of(self, training, context, horizon)
         facts = {**asdict(self), "samples": 0, "version": VERSION, "context": context, "horizon": horizon, "seed": seed}
         name = f"deepar-{fits.fingerprint(training, facts)}"
@@ -151,6 +152,7 @@ class QuantileGBM:
     def _predict(self, fit: fits.Fit, case: Case, context: int, horizon: int, cycle: int) -> NDArray[np.float64]:
         """(items, levels, H) as the trees have them."""
         rows, training = examples.asked(case, context, self.floor), examples.training_of(case)
+        examples.check_covariates(training, case.measurement)
         usual = dict(zip(training["item"].values, usual_size(training["y"].values), strict=True))
         items, ahead = len(rows.x), np.tile(np.arange(1, horizon + 1), len(rows.x))
         each = replace(rows, item=np.repeat(rows.item, horizon), end=np.repeat(rows.end, horizon))

@@ -49,20 +49,20 @@ def missing(what: str) -> MissingExtra:
     return MissingExtra(f"{what} needs scikit-learn: pip install 'unstir[timeseries]'")
 
 
-def classified(real: Array, synthetic: Array, fold: Array, trees: int) -> tuple[list[float], list[float]]:
-    """Accuracy and area under the curve of each fold, the two classes in balance.
+def classified(rows: Array, is_real: Array, fold: Array, trees: int) -> tuple[list[float], list[float]]:
+    """Balanced accuracy and area under the ROC curve of each fold, of trees grown on the others.
 
     Args:
-        real: (samples, features).
-        synthetic: (samples, features), as many.
-        fold: (samples,) fold of each real row; synthetic rows take the same folds in order.
+        rows: (samples, features).
+        is_real: (samples,) which are real.
+        fold: (samples,) fold of each.
         trees: of the classifier.
 
     Returns:
         One number a fold each.
 
     Raises:
-        DataError: all windows are in one fold.
+        DataError: fewer than two folds hold both kinds.
         MissingExtra: scikit-learn is not installed.
     """
     try:
@@ -70,16 +70,16 @@ def classified(real: Array, synthetic: Array, fold: Array, trees: int) -> tuple[
         from sklearn.metrics import roc_auc_score
     except ImportError as error:
         raise missing("the discriminative score") from error
-    folds = np.unique(fold)
+    folds = np.intersect1d(fold[is_real], fold[~is_real])
     if len(folds) < 2:
-        raise DataError("the discriminative score needs held-out windows of at least two series or two origins")
-    rows, kind, fold = np.concatenate([real, synthetic]), np.repeat([1, 0], len(real)), np.concatenate([fold, fold])
+        raise DataError("real and synthetic windows share fewer than two stretches of time: a classifier cannot be cross-validated")
     accuracy, area = [], []
     for one in folds:
-        model = ExtraTreesClassifier(trees, min_samples_leaf=2, random_state=0).fit(rows[fold != one], kind[fold != one])
-        share = model.predict_proba(rows[fold == one])[:, 1]
-        accuracy.append(float(((share > 0.5) == kind[fold == one]).mean()))
-        area.append(float(roc_auc_score(kind[fold == one], share)))
+        test = fold == one
+        model = ExtraTreesClassifier(trees, min_samples_leaf=2, class_weight="balanced", random_state=0).fit(rows[~test], is_real[~test])
+        share, kind = model.predict_proba(rows[test])[:, 1], is_real[test]
+        accuracy.append(float(((share[kind] > 0.5).mean() + (share[~kind] <= 0.5).mean()) / 2))
+        area.append(float(roc_auc_score(kind, share)))
     return accuracy, area
 
 
@@ -131,18 +131,27 @@ def nearest_seen(windows: Array, panel: xr.Dataset, context: int) -> Array:
     length, asked = windows.shape[1], windows.astype(np.float32)
     least = np.full(len(windows), np.inf)
     for y in panel["y"].values:
-        if len(y) < length or not np.isfinite(y).any():
+        seen = np.isfinite(y)
+        begins = np.flatnonzero(_sums(seen, length) == length) if len(y) >= length else np.zeros(0, int)
+        if not len(begins):
             continue
-        every = np.lib.stride_tricks.sliding_window_view(y, length)
-        size = np.nanmean(np.abs(y))
-        for first in range(0, len(every), BLOCK):
-            rows = every[first : first + BLOCK]
-            rows = rows[np.isfinite(rows).all(1)]
-            scale = np.maximum(np.abs(rows[:, :context]).mean(1), 0.1 * size)
-            rows = (rows / np.where(scale > 0, scale, 1.0)[:, None]).astype(np.float32)
-            if len(rows):
-                square = (rows**2).sum(1)[:, None] - 2 * rows @ asked.T
-                least = np.minimum(least, square.min(0).astype(np.float64))
+        size = np.abs(y[seen]).mean()
+        z = np.where(seen, y, 0.0) / (size if size > 0 else 1.0)  # of order 1: float32 will do
+        scale = np.maximum(_sums(np.abs(z), context)[begins] / context, 0.1 if size > 0 else 1.0)
+        square = _sums(z**2, length)[begins] / scale**2
+        every = np.lib.stride_tricks.sliding_window_view(z.astype(np.float32), length)
+        for first in range(0, len(begins), BLOCK):
+            chosen = slice(first, first + BLOCK)
+            gap = every[begins[chosen]] @ asked.T
+            gap *= (-2 / scale[chosen, None]).astype(np.float32)
+            gap += square[chosen, None].astype(np.float32)
+            least = np.minimum(least, gap.min(0))
     if not np.isfinite(least).all():
         raise DataError(f"what the method saw holds no complete window of {length} steps")
-    return np.sqrt(np.maximum(least + (windows**2).sum(1), 0.0) / length)
+    return np.asarray(np.sqrt(np.maximum(least + (windows**2).sum(1), 0.0) / length))
+
+
+def _sums(values: Array, count: int) -> Array:
+    """Sums of every ``count`` values in a row."""
+    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    return np.asarray(total[count:] - total[:-count])

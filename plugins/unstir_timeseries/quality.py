@@ -1,7 +1,7 @@
 """Are synthetic windows like real ones that nobody has seen: for a forecaster, for a classifier, in their second moments, and not copies.
 
     LPS  = sum s |y - W c| / sum s |y| over held-out windows, W the ridge from context c to horizon y learnt on synthetic windows
-    disc = |accuracy - 1/2| of a classifier of real and synthetic,        ACF: rms over lags of mean r_real - mean r_synthetic
+    disc = |accuracy - 1/2| of a classifier of seen and synthetic,        ACF: rms over lags of mean r_real - mean r_synthetic
     copies = share of synthetic windows nearer to a seen window than 95 % of held-out windows are
 
 Each has its reference in the row of real windows: the real past against the real future does not score the ideal value either.
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from unstir.errors import DataError, UserError
 from unstir.plugin.protocols import Case, Estimate, MetricInfo, Score
-from unstir_timeseries.pooling import FEWEST_WINDOWS, influence, over_under
 from unstir_timeseries.likeness import autocorrelation, classified, log_periodogram, nearest_seen, ridge_predictions
+from unstir_timeseries.pooling import FEWEST_WINDOWS, influence, over_under
 from unstir_timeseries.window_sets import drawn, real_windows
 
 Array = NDArray[Any]
@@ -65,6 +65,7 @@ def groups(truth: xr.Dataset) -> Array:
 
 
 RESAMPLED = "the interval resamples held-out origins (below five: series)"
+FOLDS = "the interval resamples these stretches"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class LPS:
         how = "CRPS of the point forecast (sum |y - f| / sum |y|, original units) of a ridge (alpha 1, intercept) from context to horizon"
         made = MetricInfo("lps", "LPS", "", "down", f"{how}, learnt on the synthetic windows and tested on the held-out ones; {RESAMPLED}")
         other = "LPS divided by that of a ridge learnt on as many windows drawn at random from what the method saw; 1 is as good as real"
-        return [made, MetricInfo("lps-ratio", "LPS / real", "", "down", f"{other}; the denominator is held fixed when {RESAMPLED}")]
+        return [made, MetricInfo("lps-ratio", "LPS / real", "", "down", f"{other}; jackknife, paired: {RESAMPLED}")]
 
     def __call__(self, estimate: Estimate, case: Case) -> dict[str, Score]:
         """Learn and test.
@@ -87,7 +88,7 @@ class LPS:
         """
         made, held = both(estimate, case)
         count, scale, group = case.context["context"], case.truth["scale"].values, groups(case.truth)  # type: ignore[index,arg-type]
-        real = seen_windows(case, len(made))
+        real = seen_windows(case, len(made))["windows"].values.astype(float)
         target = held[:, count:]
         size = np.bincount(group, scale * np.abs(target).sum(1))
         if not size.sum() > 0:
@@ -97,45 +98,52 @@ class LPS:
         )
         if not theirs.sum() > 0:
             raise DataError(f"a ridge on real windows of case {case.key} is perfect: there is nothing to compare with")
-        return {"lps": over_under(ours, size), "lps-ratio": over_under(ours, theirs)}
+        paired = influence(list(zip(ours, theirs, strict=True)), lambda some: float(sum(a for a, _ in some) / sum(b for _, b in some)))
+        return {"lps": over_under(ours, size), "lps-ratio": paired}
 
 
-def seen_windows(case: Case, count: int) -> Array:
-    """Windows drawn at random from what a method saw, (count, C + H); the draw is the metric's own.
+def seen_windows(case: Case, count: int) -> xr.Dataset:
+    """Windows drawn at random from what a method saw, as `real_windows` gives them; the draw is the metrics' own.
 
     Args:
         case: of `Synthesise`.
         count: how many.
     """
     items, ends = drawn(Case(case.key, None, case.measurement, {**case.context, "count": count}), seed=1)
-    return real_windows(case.measurement, items, ends, case.context["context"], case.context["horizon"])["windows"].values.astype(float)
+    return real_windows(case.measurement, items, ends, case.context["context"], case.context["horizon"])
 
 
 @dataclass(frozen=True)
 class Discriminative:
-    """Discriminative score: can a classifier tell real from synthetic windows of series that it has not seen?
+    """Discriminative score: can a classifier tell real from synthetic windows of a time that it has not seen?
+
+    The real ones come from what the method saw: against later ones drift alone would tell them apart. Folds are stretches of time and not
+    series, as a window of a series that is real in one fold and synthetic in all would be taken for synthetic.
 
     Args:
         trees: of the classifier.
-        folds: of the cross-validation; fewer where there are fewer series.
+        folds: stretches of time.
+        windows: real and synthetic windows, of each at most.
         lags: autocorrelations given to the classifier beside values and spectrum; at most half a window.
 
     Raises:
         UserError: an option out of range.
     """
 
-    trees: int = 200
+    trees: int = 100
     folds: int = 5
+    windows: int = 1000
     lags: int = 48
 
     def __post_init__(self) -> None:
-        if self.trees < 1 or self.folds < 2 or self.lags < 1:
-            raise UserError(f"the classifier needs trees >= 1, folds >= 2 and lags >= 1, got {self.trees}, {self.folds} and {self.lags}")
+        for name, least in (("trees", 1), ("folds", 2), ("windows", 20), ("lags", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     def describe(self) -> list[MetricInfo]:
         """The score by accuracy, as the field tabulates it, and the area under the curve."""
-        how = f"{self.trees} extremely randomised trees on values, autocorrelations and log periodogram of held-out and as many synthetic"
-        rest = f"windows, cross-validated over series ({self.folds} folds), mean over folds; the interval resamples folds"
+        how = f"{self.trees} extremely randomised trees on values, autocorrelations and log periodogram of windows at random from what the"
+        rest = f"method saw and as many synthetic ones, cross-validated over {self.folds} stretches of time, mean over them; {FOLDS}"
         score = MetricInfo("discriminative", "discr. score", "", "down", f"|accuracy - 1/2| of {how} {rest}; 0 is right, 1/2 is worst")
         return [
             score,
@@ -146,20 +154,22 @@ class Discriminative:
         """Classify.
 
         Args:
-            estimate: synthetic windows.
-            case: with its held-out windows.
+            estimate: synthetic windows, each with the stamp it was made for.
+            case: of `Synthesise`.
 
         Raises:
+            DataError: all windows are of one stretch of time.
             MissingExtra: scikit-learn is not installed.
         """
-        made, held = both(estimate, case)
-        count = min(len(made), len(held))
-        rng = np.random.default_rng(0)
-        held_kept, made_kept = np.sort(rng.permutation(len(held))[:count]), np.sort(rng.permutation(len(made))[:count])
-        truth = case.truth.isel(sample=held_kept)  # type: ignore[union-attr]
-        series = np.unique(truth["item"].values, return_inverse=True)[1]
-        fold = series % self.folds if series.max() + 1 >= self.folds else groups(truth) % self.folds
-        accuracy, area = classified(self.features(held[held_kept]), self.features(made[made_kept]), fold, self.trees)
+        made, _ = both(estimate, case)
+        real = seen_windows(case, min(len(made), self.windows))
+        kept = np.sort(np.random.default_rng(0).permutation(len(made))[: real.sizes["sample"]])
+        rows = np.concatenate([real["windows"].values.astype(float), made[kept]])
+        origin = np.concatenate([data["origin"].values.astype("datetime64[ns]") for data in (real, estimate.data.isel(sample=kept))])
+        edges = np.linspace(0, 1, self.folds + 1)[1:-1]
+        cuts = np.sort(real["origin"].values)[(edges * real.sizes["sample"]).astype(int)]
+        is_real = np.arange(len(rows)) < real.sizes["sample"]
+        accuracy, area = classified(self.features(rows), is_real, np.searchsorted(cuts, origin, "right"), self.trees)
         excess = np.array(accuracy) - 0.5
         sign = -1.0 if excess.mean() < 0 else 1.0
         scores = Score(float(sign * excess.mean()), tuple(float(sign * part) for part in excess))
@@ -264,7 +274,7 @@ class Memorisation:
         """The share of copies, and the mean distance."""
         how = "distance to the nearest window that the method saw (root mean square over steps, in units of the context, every step tried)"
         copies = f"share of {self.windows} synthetic windows whose {how} is below that of 95 % of held-out windows; 5 % is right"
-        far = f"|mean log2 of the {how} of synthetic windows - that of held-out windows|; 0 is right, far above it are copies or noise"
+        far = f"|mean log2 of the {how} of synthetic windows - that of held-out windows|; 0 is right; copies, a narrow law and noise are above"
         return [
             MetricInfo("copies", "copies", "%", "down", f"{copies}; the interval resamples synthetic windows"),
             MetricInfo("nearest-distance", "nearest", "octaves", "down", f"{far}; the interval resamples synthetic windows"),

@@ -47,6 +47,7 @@ _STARTS = {
     b"\x80\x05": "a pickle, which unstir never opens",
 }
 _ABSENT = sorted({spelt for one in MISSING for spelt in (one, one.upper(), one.title(), one.replace("nan", "NaN"))})
+_PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2])
 _PACKED = {".gz": b"\x1f\x8b", ".xz": b"\xfd7zXZ", ".bz2": b"BZh", ".zip": b"PK\x03\x04"}
 _BROKEN = (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, csv.Error, KeyError)
 
@@ -83,7 +84,10 @@ def read(path: str | Path, **options: Any) -> list[xr.Dataset]:
         data, found = _folder(path, split) if reader is _folder else reader(path, options)
         return _heard(data, {**found, **options})
     except (UserError, MissingExtra) as error:
-        raise error if str(path) in str(error) else type(error)(f"{path}: {error}") from error
+        if str(path) in str(error):
+            raise
+        kind = DataError if isinstance(error, DataError) else UserError
+        raise kind(f"{path}: {error}") from error
 
 
 def _heard(data: Any, options: Mapping[str, Any]) -> list[xr.Dataset]:
@@ -158,7 +162,7 @@ def _own_facts(frame: pd.DataFrame, options: Mapping[str, Any]) -> dict[str, Any
         return {}
     made = {name: [one for one in facts.get(name, ()) if one in frame.columns] for name in ("known", "static")}
     steps = frame["ds"].drop_duplicates()
-    if facts.get("counted") or len(steps) < 3:
+    if facts.get("counted") or len(pd.date_range(steps.min(), steps.max(), freq=facts["freq"])) == len(steps):
         made["freq"] = facts["freq"]
     return {name: value for name, value in made.items() if value}
 
@@ -184,7 +188,8 @@ def _delimited(path: Path, options: Mapping[str, Any]) -> tuple[Any, dict[str, A
         decimal = "," if separator != "," and re.search(r"(^|[;\t|])\s*-?\d+,\d+\s*($|[;\t|])", second) else "."
         texts = {options.get("id_col") or "unique_id", *_listed(options.get("static"))}
         absent = {name: _ABSENT for name in names if name not in texts}
-        frame = pd.read_csv(
+        exact = {} if decimal == "," or _PANDAS >= (3, 1) else {"float_precision": "round_trip"}  # 3.1 reads to the last bit by itself
+        frame = _whole_lines(
             path,
             sep=separator,
             decimal=decimal,
@@ -192,8 +197,8 @@ def _delimited(path: Path, options: Mapping[str, Any]) -> tuple[Any, dict[str, A
             keep_default_na=False,
             na_values=absent,
             encoding="utf-8-sig",
-            float_precision="round_trip" if decimal == "." else None,
             index_col=False,
+            **exact,
         )
     except DataError:
         raise
@@ -202,6 +207,16 @@ def _delimited(path: Path, options: Mapping[str, Any]) -> tuple[Any, dict[str, A
     except _BROKEN as error:
         raise DataError(f"{path} is not a table that can be read: {_first_line(error)}") from error
     return frame, {}
+
+
+def _whole_lines(path: Path, **options: Any) -> pd.DataFrame:
+    """`pandas.read_csv`, which would drop what a line has beyond the names with a warning only."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            return pd.read_csv(path, **options)
+        except pd.errors.ParserWarning as error:
+            raise DataError(f"{path} has lines with more fields than column names") from error
 
 
 def _listed(given: Any) -> list[str]:

@@ -372,10 +372,10 @@ def _start(entry: Mapping[str, Any], name: str, freq: str | None, said: list[str
     if not given:
         raise DataError(f"series {name!r} carries no frequency: give freq='h' or what it is")
     step = frequency.normalise(given)
-    utc = columns.stamps(
-        [start.to_timestamp() if isinstance(start, pd.Period) else pd.Timestamp(start)], f"the start of {name!r}", said
-    ).utc
-    first = pd.Timestamp(int(utc[0]))
+    stamps = columns.stamps([start.to_timestamp() if isinstance(start, pd.Period) else start], f"the start of series {name!r}", said)
+    if stamps.zone:
+        said.append(f"starts in the time zone {stamps.zone} are taken in UTC")
+    first = pd.Timestamp(int(stamps.utc[0]))
     count, unit, anchor = frequency.parts(step)
     if unit in frequency.STEPS:
         moved = first.floor(unit)

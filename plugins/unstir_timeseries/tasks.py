@@ -39,6 +39,7 @@ class PanelTask:
         id: str = "unique_id",
         time: str = "ds",
         target: str = "y",
+        known: tuple[str, ...] = (),
         duplicates: str = "refuse",
     ) -> xr.Dataset:
         """A user's own series (parquet, CSV, JSON lines, netCDF) as a panel.
@@ -50,23 +51,19 @@ class PanelTask:
             id: column that names the series.
             time: column of the stamps.
             target: column of the values.
+            known: columns that are known of the future too.
             duplicates: what to do with stamps that come twice.
 
         Raises:
             DataError: the file is missing, is no table of series, or holds series of several steps.
         """
-        from unstir_timeseries.frequency import normalise
         from unstir_timeseries.readers import read
 
-        names: dict[str, Any] = {"id": id, "time": time, "target": target, "duplicates": duplicates}
-        panels = read(Path(path), season=season or None, **names)
-        if freq:
-            panels = [panel for panel in panels if panel.attrs["freq"] == normalise(freq)] or panels
+        options: dict[str, Any] = {"id_col": id, "time_col": time, "target_col": target, "known": tuple(known), "duplicates": duplicates}
+        panels = read(Path(path), freq=freq or None, season=season or None, **options)
         if len(panels) > 1:
             kinds = ", ".join(str(panel.attrs["freq"]) for panel in panels)
-            raise DataError(f"{path} holds series of several steps ({kinds}): choose one with --set data.freq={panels[0].attrs['freq']}")
-        if freq and panels[0].attrs["freq"] != normalise(freq):
-            raise DataError(f"{path} holds no series of the step {freq!r}; its step is {panels[0].attrs['freq']!r}")
+            raise DataError(f"{path} holds series of several steps ({kinds}): give each a file of its own")
         return panels[0].assign_attrs(key=Path(path).name.partition(".")[0])
 
     def export(self, estimate: Estimate, case: Case, stem: Path) -> list[Path]:
@@ -78,10 +75,10 @@ class PanelTask:
         from unstir_timeseries.frames import forecast_frame, paths_frame
 
         written = [stem.with_name(f"{stem.name}-quantiles.parquet")]
-        forecast_frame(estimate.data).to_parquet(written[0], index=False)
+        forecast_frame(estimate.data, like=case.measurement).to_parquet(written[0], index=False)
         if "samples" in estimate.data:
             written.append(stem.with_name(f"{stem.name}-paths.parquet"))
-            paths_frame(estimate.data).to_parquet(written[1], index=False)
+            paths_frame(estimate.data, like=case.measurement).to_parquet(written[1], index=False)
         return written
 
 

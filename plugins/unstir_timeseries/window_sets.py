@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unstir.errors import DataError
 from unstir.plugin.protocols import Case
-from unstir_timeseries.windows import Windows
+from unstir_timeseries.windows import Known, Windows, usual_size
 
 Array = NDArray[Any]
 
@@ -48,7 +48,8 @@ def real_windows(panel: xr.Dataset, items: Array, ends: Array, context: int, hor
     Returns:
         windows (sample, step), with the coordinates scale, item and origin.
     """
-    drawn = Windows(context=context, horizon=horizon, calendar=()).take(panel, items, ends)
+    known = Known(usual_size(panel["y"].values), np.zeros((0, 0), np.float32), 0)
+    drawn = Windows(context=context, horizon=horizon, calendar=()).take(panel, items, ends, known=known)
     whole = drawn.mask[:, 0].bool().all(-1).numpy()
     origin = panel["time"].values[ends[whole] - horizon]
     values = drawn.values[:, 0].numpy()[whole]

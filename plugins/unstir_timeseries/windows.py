@@ -286,7 +286,7 @@ def clock(panel: xr.Dataset, first: int, end: int, parts: tuple[str, ...]) -> ND
         (features, end - first).
     """
     count = sum(2 * HARMONICS[part][1] for part in parts)
-    if panel.attrs.get("calendar", "known") != "known":
+    if not parts or panel.attrs.get("calendar", "known") != "known":
         return np.zeros((count, end - first), dtype=np.float32)
     stamps = pd.DatetimeIndex(panel["time"].values)
     step = pd.tseries.frequencies.to_offset(str(panel.attrs["freq"]))

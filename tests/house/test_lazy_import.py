@@ -32,7 +32,7 @@ except SystemExit as stop:
     return loaded_by(code, *words)
 
 
-@pytest.mark.parametrize("module", ["unstir", "unstir_pipelines", "unstir_data", "unstir_medical", "unstir.plugin", "unstir.registry"])
+@pytest.mark.parametrize("module", ["unstir", "unstir_pipelines", "unstir_data", "unstir_medical", "unstir_timeseries", "unstir.plugin", "unstir.registry"])
 def test_importing_a_package_imports_nothing_heavy(module):
     assert loaded_by(f"import {module}") & HEAVY == set()
 

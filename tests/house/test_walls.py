@@ -97,7 +97,7 @@ def test_a_door_imports_nothing_heavy(path):
 
 @pytest.mark.parametrize("path", [path for path in ALL if path.name == "__init__.py"], ids=named)
 def test_a_door_lists_names_and_has_no_logic_of_its_own(path):
-    is_plugin = path == PACKAGES["unstir_medical"] / "__init__.py"
+    is_plugin = path.parents[1].name == "plugins"
     functions = {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)}
     assert {name for name in functions if not (is_plugin and name.startswith("unstir_"))} <= {"__getattr__", "__dir__"}
 

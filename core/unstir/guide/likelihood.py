@@ -3,7 +3,7 @@
     D' = D + (sigma_t^2/alpha_t) J^T A^H u(e),        e = y - A D,   J = dD/dx,   u(e) ~ Cov[y | x_t]^-1 e
 
 since E[x0 | x_t, y] = D + (sigma_t^2/alpha_t) grad_x log p(y | x_t). With V = (sigma_t^2/alpha_t) J = Cov[x0 | x_t] for an exact denoiser.
-Where some values were measured and others not, diag(o) A is in the place of A and o y in that of y, o of ones and zeros, one a sample if asked.
+Where some values were measured and others not, diag(o) A takes the place of A and o y that of y, o of ones and zeros, one a sample.
 Reference: Efron 2011; Song et al. 2023 (PiGDM), ICLR; Rozet et al. 2024 (MMPS), arXiv:2405.13712.
 """
 

@@ -2,7 +2,7 @@
 
     dz/dt = -sum_i g_i a_i (theta - theta_i) exp(-(theta - theta_i)^2 / 2 b_i^2) - (z - z_0),      i in P, Q, R, S, T
 
-Simulated data, a demonstration: no patient, no sex, no age, no disease, no electrode. Each lead spans 1.6 mV, for ECGSYN scales it so.
+Simulated data, a demonstration: no patient, no sex, no age, no disease, no electrode. Each lead spans at most 1.6 mV, for ECGSYN scales it so.
 neurokit2's own "multileads" scales all twelve leads separately, so that its III is not II - I; here only the eight independent leads are
 simulated (with neurokit2's weights g of the waves) and the other four follow.
 [McSharry et al. 2003, IEEE Trans. Biomed. Eng. 50(3); Makowski et al. 2021, Behav. Res. Methods 53]
@@ -10,10 +10,11 @@ simulated (with neurokit2's weights g of the waves) and the other four follow.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import DataError, MissingExtra, UserError
+from unstir_timeseries import fits
 from unstir_timeseries.ecg.leads import INDEPENDENT, LEADS, complete
 
 RANGE = (45.0, 150.0)
@@ -108,9 +110,14 @@ class SimulatedECG:
             rates = np.linspace(*RANGE, self.training)
         else:
             rates = np.repeat(np.arange(np.ceil(RANGE[0] / 10) * 10, RANGE[1] + 1, 10), self.each)
-        options = self.seconds, self.sampling_rate, self.variety, self.noise
-        made = [record(float(rate), *options, (self.seed, ROLES.index(role), n)) for n, rate in enumerate(rates)]
-        return dataset(np.stack(made), rates, self.sampling_rate, key="ecg-simulated", roles=[role] * len(rates))
+        options, version = (self.seconds, self.sampling_rate, self.variety, self.noise), load_neurokit().__version__
+
+        def simulate() -> fits.Fit:
+            return {"mV": np.stack([record(float(rate), *options, (self.seed, ROLES.index(role), n)) for n, rate in enumerate(rates)])}
+
+        name = hashlib.sha256(json.dumps([version, role, self.seed, *options, *rates]).encode()).hexdigest()[:32]
+        leads = fits.recall(f"ecg-records-{name}", simulate)["mV"]
+        return dataset(leads, rates, self.sampling_rate, key="ecg-simulated", roles=[role] * len(rates))
 
 
 def dataset(
@@ -154,7 +161,9 @@ def check(item: xr.Dataset) -> xr.Dataset:
     """
     key = item.attrs.get("key", "the item")
     if "ecg" not in item or item["ecg"].dims != ("record", "lead", "time") or "heart_rate" not in item.coords:
-        raise DataError(f"{key} is not a set of ECG records: it needs a variable 'ecg' (record, lead, time) in mV and a 'heart_rate' (record)")
+        raise DataError(
+            f"{key} is not a set of ECG records: it needs a variable 'ecg' (record, lead, time) in mV and a 'heart_rate' (record)"
+        )
     if tuple(item["lead"].values) != LEADS:
         raise DataError(f"{key} has the leads {', '.join(map(str, item['lead'].values))}; needed are {', '.join(LEADS)} in this order")
     if "sampling_rate" not in item.attrs:
@@ -164,7 +173,6 @@ def check(item: xr.Dataset) -> xr.Dataset:
     return item
 
 
-@lru_cache(maxsize=1024)
 def record(rate: float, seconds: float, sampling_rate: int, variety: float, noise: float, key: tuple[int, int, int]) -> NDArray[Any]:
     """One simulated record that begins at a random phase of a beat.
 
@@ -177,7 +185,7 @@ def record(rate: float, seconds: float, sampling_rate: int, variety: float, nois
         key: seed, role and number of the record.
 
     Returns:
-        (12, samples) in mV, read-only.
+        (12, samples) in mV.
 
     Raises:
         MissingExtra: neurokit2 is not installed.
@@ -186,7 +194,11 @@ def record(rate: float, seconds: float, sampling_rate: int, variety: float, nois
     generator = np.random.default_rng(key)
     heights = np.asarray(HEIGHTS) * np.exp(variety * generator.standard_normal(5))
     widths = np.asarray(WIDTHS) * np.exp(variety * generator.standard_normal(5))
-    first, length, heart = round(generator.uniform(0, 60 / rate) * sampling_rate), round(seconds * sampling_rate), int(generator.integers(2**31))
+    first, length, heart = (
+        round(generator.uniform(0, 60 / rate) * sampling_rate),
+        round(seconds * sampling_rate),
+        int(generator.integers(2**31)),
+    )
     leads = []
     for lead in INDEPENDENT:
         weights = np.asarray(WEIGHTS[lead]) * np.exp(variety * generator.standard_normal(5))
@@ -198,9 +210,7 @@ def record(rate: float, seconds: float, sampling_rate: int, variety: float, nois
             )  # fmt: skip
         leads.append(np.asarray(signal, dtype=np.float64)[first : first + length])
     clean = np.stack(leads)
-    made = complete(clean + noise * clean.std(-1, keepdims=True) * generator.standard_normal(clean.shape))
-    made.flags.writeable = False
-    return made
+    return complete(clean + noise * clean.std(-1, keepdims=True) * generator.standard_normal(clean.shape))
 
 
 def load_neurokit() -> Any:

@@ -38,7 +38,7 @@ def aloud(data, match, **options):
     with pytest.warns(UserWarning, match=match) as heard:
         panels = to_panels(data, **options)
     assert len(heard) == 1
-    assert heard[0].filename == __file__ or True
+    assert heard[0].filename == __file__
     assert all(panel.attrs["said"].replace("\n", "; ") == str(heard[0].message) for panel in panels)
     return panels
 
@@ -219,7 +219,7 @@ def test_starts_of_gluonts_inside_a_step_are_taken_back_aloud():
             "only 1 of 2 series have",
         ),
         ([{"start": "2024-01-01", "target": [1]}, {"start": "2024-01-01"}], "series '1' has no 'target'"),
-        ([{"start": "once", "target": [1]}], "the start of series '0' is 'once', which is no time"),
+        ([{"start": "once", "target": [1]}], "the start of series '0' holds 'once' in row 0, which cannot be read as a time"),
         ([pd.Series([1.0])], "a list of Series is no list of series; give {name: series}"),
     ],
 )
@@ -297,7 +297,7 @@ def test_what_is_no_finite_number_is_refused(values, sentence):
 
 
 def test_whole_numbers_beyond_float64_are_rounded_aloud():
-    aloud(pd.DataFrame({"ds": HOURS[:2], "y": [2**53 + 1, 1]}), r"above 2\^53, which are rounded")
+    aloud(pd.DataFrame({"ds": HOURS[:2], "y": [2**53 + 1, 1]}), r"of 2\^53 and more, which are rounded")
 
 
 @pytest.mark.parametrize("size", [1e12, 1e-12, 1e300, 5e-324])
@@ -498,6 +498,7 @@ def test_the_clock_on_the_wall_may_be_kept():
     assert np.isnan(by_time["2024-03-31 02:00"])
     twice = np.flatnonzero(local.tz_localize(None) == pd.Timestamp("2024-10-27 02:00"))
     assert by_time["2024-10-27 02:00"] == twice.mean()
+    assert to_frame(panel)["ds"].dt.tz is None  # the skipped and the repeated hour have no place in the zone
 
 
 def test_offsets_that_change_are_one_time():
@@ -604,18 +605,18 @@ VALUES = st.one_of(st.just(np.nan), st.floats(allow_nan=False, allow_infinity=Fa
 def frames(draw):
     """Long frames of whole grids: ragged series with holes, a covariate beyond the last value, a category."""
     freq = draw(st.sampled_from(["h", "2h", "15min", "D", "B", "W-WED", "ME", "QS", "YE"]))
-    index = pd.date_range(draw(st.sampled_from(["1999-12-30", "2024-02-27", "2023-11-05"])), periods=24, freq=freq)
+    index = pd.date_range(draw(st.sampled_from(["1999-12-30", "2024-02-27", "2023-11-05"])), periods=16, freq=freq)
     parts = []
     for name in draw(st.lists(NAMES, min_size=1, max_size=3, unique=True)):
-        first = draw(st.integers(0, 10))
-        length = draw(st.integers(12, 24 - first))
+        first = draw(st.integers(0, 8))
+        length = draw(st.integers(5, 16 - first))
         y = np.array(draw(st.lists(VALUES, min_size=length, max_size=length)))
         temp = np.arange(length) * draw(st.floats(-1e3, 1e3))
         parts.append(pd.DataFrame({"unique_id": name, "ds": index[first : first + length], "y": y, "temp": temp, "kind": draw(NAMES)}))
     return freq, pd.concat(parts, ignore_index=True)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(frames(), st.booleans())
 def test_a_frame_comes_back_from_its_panel(made, shuffled):
     freq, frame = made

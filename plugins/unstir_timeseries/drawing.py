@@ -1,0 +1,533 @@
+"""How series are drawn: fan charts of forecasts and of filled gaps, and anomaly scores below the series that they belong to.
+
+What was observed is a solid line, broken where nothing was; what was found is a median in central bands that narrow to the observed
+neighbours; what was to be found is dashed. A band may leave a panel: limits follow the values, not the widest forecast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from unstir.errors import DataError, UserError
+from unstir_timeseries.frames import quantile
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = NDArray[Any]
+INK, QUIET, FAINT = "#22252a", "#6b7178", "#e4e6e9"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
+"""Colours that the colour-blind can tell apart (Okabe and Ito, its yellow darkened for lines on white)."""
+DASHES = ("-", (0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1, 1.5)))
+FOUND, EVENT = PALETTE[0], PALETTE[1]
+WIDTH = 7.6  # inches: 1200 pixels as runs write their pictures
+MOST = 8  # panels of a picture
+LONGEST = 500  # steps of a window that is shown whole
+PATHS = 5
+
+
+@dataclass(frozen=True)
+class Fan:
+    """A stretch of one series with what was found where it was not observed; all arrays (steps,), NaN where there is nothing.
+
+    Args:
+        title: name of the series.
+        x: stamps, or steps from the origin where the calendar is not the series' own.
+        y: what was observed.
+        asked: which steps were to be found.
+        median: found.
+        bands: lower and upper end of the central bands, the widest first, with their share in percent.
+        paths: (paths, steps) a few.
+        truth: what was to be found.
+    """
+
+    title: str
+    x: Array
+    y: Array
+    asked: Array
+    median: Array
+    bands: Sequence[tuple[float, Array, Array]] = ()
+    paths: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    truth: Array | None = None
+
+    @property
+    def joined(self) -> Array:
+        """Which steps are found, or stand beside such a step: bands begin at what was observed there."""
+        near = self.asked.copy()
+        near[1:] |= self.asked[:-1]
+        near[:-1] |= self.asked[1:]
+        return near
+
+    def meet(self, values: Array) -> Array:
+        """Found values where they were asked for, and what was observed beside them."""
+        return np.where(self.asked, values, np.where(self.joined, self.y, np.nan))
+
+    def draw(self, axes: Axes) -> None:
+        """Draw it; the limits are set by `share_limits`."""
+        shades = np.linspace(0.22, 0.5, max(len(self.bands), 2))
+        for (share, low, high), shade in zip(self.bands, shades, strict=False):
+            low, high = self.meet(low), self.meet(high)
+            known = np.isfinite(low) & np.isfinite(high)
+            axes.fill_between(
+                self.x, low, high, where=known.tolist(), color=tint(FOUND, shade), linewidth=0, label=f"{share:g} % band", zorder=1.5
+            )
+        for path in self.paths:
+            axes.plot(self.x, self.meet(path), color=FOUND, alpha=0.55, linewidth=0.5, label="paths", zorder=2.2)
+        axes.plot(self.x, self.meet(self.median), color=FOUND, linewidth=1.5, label="median", zorder=2.5)
+        if self.truth is not None:
+            axes.plot(self.x, self.meet(self.truth), color=INK, linewidth=1.1, linestyle=(0, (2.5, 1.2)), label="truth", zorder=2.8)
+        axes.plot(self.x, self.y, color=INK, linewidth=1.1, label="observed", zorder=2.6)
+        alone = np.isfinite(self.y) & ~np.isfinite(shifted(self.y, 1)) & ~np.isfinite(shifted(self.y, -1))
+        axes.plot(self.x[alone], self.y[alone], ".", color=INK, markersize=2.5, zorder=2.6)
+        if alone.any() and not self.x.dtype.kind == "M":
+            axes.margins(x=0.02)
+
+
+def shifted(values: Array, by: int) -> Array:
+    """Values moved along, NaN where nothing came.
+
+    Args:
+        values: (steps,).
+        by: 1 or -1.
+    """
+    made = np.full(len(values), np.nan)
+    if by > 0:
+        made[by:] = values[:-by]
+    else:
+        made[:by] = values[-by:]
+    return made
+
+
+def central(levels: Iterable[float]) -> list[tuple[float, float, float]]:
+    """Central bands of levels in percent: share, lower and upper level, the widest first; a level without its mirror gets it.
+
+    Args:
+        levels: percentages in (0, 100); 50 is the median and makes no band.
+
+    Raises:
+        UserError: a level is not between 0 and 100.
+    """
+    halves = set()
+    for level in levels:
+        if not 0 < level < 100:
+            raise UserError(f"levels are percentages between 0 and 100, got {level:g}")
+        halves.add(round(abs(level - 50), 9))
+    return [(round(2 * half, 9), round(50 - half, 9), round(50 + half, 9)) for half in sorted(halves, reverse=True) if half]
+
+
+def fan_of(
+    measurement: xr.Dataset, estimate: xr.Dataset, item: str, levels: Sequence[float], truth: xr.Dataset | None = None, back: int = 0
+) -> Fan:
+    """One series with what was found of it.
+
+    Args:
+        measurement: the panel, y NaN where it is asked for.
+        estimate: the data of an estimate.
+        item: which series.
+        levels: in percent.
+        truth: what was to be found, with ``y``.
+        back: steps before the horizon that are shown; around the longest gap where there is no horizon; chosen when 0.
+
+    Raises:
+        DataError: measurement or estimate lacks the series.
+        UserError: a level that the estimate cannot give.
+    """
+    for data, name in ((measurement, "the panel"), (estimate, "the estimate")):
+        if item not in data["item"].values:
+            raise DataError(f"{name} has no series {item!r}")
+    steps, horizon = measurement.sizes["time"], int(measurement.attrs.get("horizon", 0))
+    one = measurement.sel(item=item)
+    y = one["y"].values.astype(np.float64)
+    place = np.searchsorted(one["time"].values, estimate["time"].values)
+    alone = estimate.sel(item=[item])
+    asked = np.zeros(steps, dtype=bool)
+    asked[place] = True
+    asked &= np.arange(steps) >= steps - horizon if horizon else gaps_of(y)
+    shown = _stretch(asked, horizon, int(measurement.attrs.get("season", 1)), back)
+
+    def spread(values: Array) -> Array:
+        whole = np.full(steps, np.nan)
+        whole[place] = values
+        return whole[shown]
+
+    bands = [(share, spread(quantile(alone, low / 100)[0]), spread(quantile(alone, high / 100)[0])) for share, low, high in central(levels)]
+    drawn = alone["samples"].transpose("item", "sample", "time").values[0, :PATHS] if "samples" in alone else np.zeros((0, 0))
+    known = None
+    if truth is not None and item in truth["item"].values:
+        known = np.full(steps, np.nan)
+        known[np.searchsorted(one["time"].values, truth["time"].values)] = truth["y"].sel(item=item).values
+        known = known[shown] if np.isfinite(known[shown]).any() else None
+    x = one["time"].values if has_calendar(measurement) else np.arange(steps) - (steps - horizon if horizon else 0)
+    paths = np.array([spread(path) for path in drawn])
+    return Fan(item, x[shown], y[shown], asked[shown], spread(quantile(alone, 0.5)[0]), bands, paths, known)
+
+
+def _stretch(asked: Array, horizon: int, season: int, back: int) -> slice:
+    """The steps that are shown: a few seasons before a horizon, or what surrounds the longest gap."""
+    steps = len(asked)
+    if horizon:
+        before = back or max(2 * horizon, min(3 * season, 8 * horizon), 12)
+        return slice(max(0, steps - horizon - before), steps)
+    if steps <= (back or LONGEST):
+        return slice(0, steps)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], asked.astype(int), [0]])))
+    begins, ends = edges[::2], edges[1::2]
+    widest = int(np.argmax(ends - begins)) if len(begins) else 0
+    first, last = (int(begins[widest]), int(ends[widest])) if len(begins) else (steps - 1, steps)
+    length = back or min(LONGEST, max(4 * (last - first), 3 * season, 48))
+    begin = min(max(0, (first + last - length) // 2), steps - length)
+    return slice(begin, begin + length)
+
+
+def gaps_of(y: Array) -> Array:
+    """Which steps of a series are gaps: missing, and neither before its first nor after its last value.
+
+    Args:
+        y: (..., steps).
+    """
+    seen = np.isfinite(y)
+    return ~seen & (np.cumsum(seen, -1) > 0) & (np.cumsum(seen[..., ::-1], -1)[..., ::-1] > 0)
+
+
+def fan_chart(
+    measurement: xr.Dataset,
+    estimate_data: xr.Dataset,
+    *,
+    truth: xr.Dataset | None = None,
+    levels: Sequence[float] = (10, 50, 90),
+    items: Sequence[str] | None = None,
+    most: int = 6,
+    back: int | None = None,
+) -> Figure:
+    """Fan charts of some series: what was observed, the median and central bands of what was found, and a few paths.
+
+    Args:
+        measurement: a panel; ``attrs["horizon"]`` steps at its end are asked for, or its gaps where that is 0 or absent.
+        estimate_data: the data of an estimate (`unstir_timeseries.panel.forecast`).
+        truth: what was to be found, dashed.
+        levels: quantiles in percent; each makes, with its mirror, a central band.
+        items: the series shown; the first ``most``, of an imputation those with most gaps, where absent.
+        most: how many at most, never above 8.
+        back: steps shown before a horizon, or in all of an imputation; chosen when absent.
+
+    Returns:
+        A figure, a panel a series.
+
+    Raises:
+        DataError: a series that is not there.
+        UserError: a level that is none, or that the estimate cannot give; ``most`` below 1.
+    """
+    if most < 1:
+        raise UserError(f"most must be at least 1, got {most}")
+    horizon = int(measurement.attrs.get("horizon", 0))
+    names = [str(name) for name in measurement["item"].values]
+    if items is None and not horizon:
+        count = gaps_of(measurement["y"].transpose("item", "time").values).sum(1)
+        names = [names[place] for place in sorted(np.argsort(-count, kind="stable")[: min(most, MOST)]) if count[place]] or names[:1]
+    chosen = list(items if items is not None else names)[: min(most, MOST)]
+    fans = [fan_of(measurement, estimate_data, name, levels, truth, back or 0) for name in chosen]
+    figure, grid = sheet(len(fans), columns=2 if len(fans) > 1 else 1, height=1.7 if len(fans) > 1 else 2.6)
+    for fan, axes in zip(fans, grid, strict=True):
+        fan.draw(axes)
+        plain_axes(axes)
+        titled(axes, fan.title)
+        time_axis(axes, measurement, fan.x)
+        share_limits([axes], [fan])
+    label_left(figure, grid, units_of(measurement))
+    legend(figure, grid)
+    said = len(fans) < measurement.sizes["item"]
+    below = [f"{len(fans)} of {measurement.sizes['item']} series" if said else "", clock_of(measurement)]
+    if any(below):
+        figure.supxlabel("; ".join(filter(None, below)), fontsize=8, color=QUIET)
+    return figure
+
+
+def score_chart(panel: xr.Dataset, scored: xr.Dataset, *, labels: xr.Dataset | xr.DataArray | Array | None = None, top: int = 5) -> Figure:
+    """Series above, the anomaly score of their steps below, the highest scores marked; at most four series, those that score highest.
+
+    Args:
+        panel: dims (item, time).
+        scored: ``score`` (item, time) of its steps or of the last of them; NaN where there is none.
+        labels: 1 where a step is anomalous, (item, time) like the score; shaded.
+        top: how many separate peaks of a series are marked.
+
+    Returns:
+        A figure, two panels a series.
+
+    Raises:
+        DataError: the scores are of other series.
+    """
+    score = scored["score"].transpose("item", "time")
+    names = [str(name) for name in score["item"].values]
+    if missing := set(names) - {str(name) for name in panel["item"].values}:
+        raise DataError(f"scores of series that the panel does not have: {', '.join(sorted(missing))}")
+    if isinstance(labels, xr.Dataset):
+        labels = labels["label"]
+    marked = None if labels is None else np.asarray(getattr(labels, "values", labels))
+    highest = np.nan_to_num(score.values, nan=-np.inf).max(1)
+    chosen = sorted(np.argsort(-highest, kind="stable")[: MOST // 2])
+    figure, grid = sheet(2 * len(chosen), columns=1, height=1.15 if len(chosen) > 1 else 1.6)
+    for number, place in enumerate(chosen):
+        above, below = grid[2 * number : 2 * number + 2]
+        x, began = axis_of(panel), panel.sizes["time"] - score.sizes["time"]
+        y, values = panel["y"].sel(item=names[place]).values, score.values[place]
+        draw_scores(above, below, x, y, values, None if marked is None else marked[place], top)
+        titled(above, names[place])
+        for axes, what in ((above, units_of(panel)), (below, "score")):
+            plain_axes(axes)
+            axes.set_ylabel(what, fontsize=8, color=INK)
+            time_axis(axes, panel, x)
+            if began:
+                axes.axvspan(x[0], x[began], color=FAINT, linewidth=0, zorder=0)
+        if began:
+            above.annotate("training", (0.005, 0.97), xycoords="axes fraction", va="top", fontsize=7, color=QUIET)
+        above.tick_params(labelbottom=False)
+        above.xaxis.offsetText.set_visible(False)
+    said = [f"{len(chosen)} of {len(names)} series, those that score highest" if len(chosen) < len(names) else "", clock_of(panel)]
+    if any(said):
+        figure.supxlabel("; ".join(filter(None, said)), fontsize=8, color=QUIET)
+    return figure
+
+
+def draw_scores(above: Axes | None, below: Axes, x: Array, y: Array, score: Array, label: Array | None, top: int) -> None:
+    """Draw a series and its scores.
+
+    Args:
+        above: where the series goes; ``None`` to leave it out.
+        below: where the score goes.
+        x: (steps,).
+        y: (steps,).
+        score: (the last steps,).
+        label: of the same, 1 where anomalous.
+        top: how many peaks are marked.
+    """
+    if above is not None:
+        above.plot(x, y, color=INK, linewidth=0.8)
+    at = x[len(x) - len(score) :]
+    below.plot(at, score, color=FOUND, linewidth=0.9)
+    below.margins(y=0.12)
+    for place in peaks(score, top):
+        below.plot(at[place], score[place], "o", color=FOUND, markersize=3.5, zorder=3)
+        if above is not None and np.isfinite(y[len(x) - len(score) + place]):
+            above.plot(at[place], y[len(x) - len(score) + place], "o", color=FOUND, markersize=3.5, zorder=3)
+    if label is not None:
+        least = max(1, len(x) // 250)  # an event of twelve steps among thousands must be seen
+        for begin, end in runs(np.asarray(label) == 1):
+            wide = max(0, least - (end - begin)) // 2
+            span = at[max(0, begin - wide)], at[min(len(at), end + wide) - 1]
+            for axes in filter(None, (above, below)):
+                axes.axvspan(*span, color=tint(EVENT, 0.4), linewidth=1.0, zorder=0.5)
+
+
+def runs(marked: Array) -> list[tuple[int, int]]:
+    """Where runs of true values begin and end (exclusive).
+
+    Args:
+        marked: (steps,) booleans.
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(marked, dtype=int), [0]])))
+    return [(int(begin), int(end)) for begin, end in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def peaks(score: Array, count: int) -> list[int]:
+    """The highest steps, each at least a fiftieth of the length from the others.
+
+    Args:
+        score: (steps,), NaN where there is none.
+        count: how many.
+    """
+    left, apart, found = np.where(np.isfinite(score), score, -np.inf).astype(np.float64), max(1, len(score) // 50), []
+    while len(found) < count and np.isfinite(left.max(initial=-np.inf)):
+        best = int(left.argmax())
+        found.append(best)
+        left[max(0, best - apart) : best + apart + 1] = -np.inf
+    return found
+
+
+def share_limits(grid: Iterable[Axes], fans: Iterable[Fan]) -> None:
+    """One scale for some panels: all values, and bands up to as far beyond them as they reach themselves.
+
+    Args:
+        grid: the panels.
+        fans: what they show.
+    """
+    fans = list(fans)
+    values = _finite([part for fan in fans for part in (fan.y, fan.median, *([] if fan.truth is None else [fan.truth]))])
+    wide = _finite([end for fan in fans for _, *ends in fan.bands for end in ends])
+    core = _finite([part for fan in fans for part in (fan.y, *([] if fan.truth is None else [fan.truth]))])
+    core = core if core.size else values
+    if not core.size:
+        return
+    reach = max(float(np.ptp(core)), 1e-9 * float(np.abs(core).max()), 1e-12)
+    every = np.concatenate([core, values, wide])
+    low, high = max(float(every.min()), float(core.min()) - reach), min(float(every.max()), float(core.max()) + reach)
+    for axes in grid:
+        axes.set_ylim(low - 0.05 * (high - low or reach), high + 0.05 * (high - low or reach))
+
+
+def _finite(parts: Sequence[Array]) -> Array:
+    joined = np.concatenate([np.ravel(part) for part in parts]) if parts else np.zeros(0)
+    return joined[np.isfinite(joined)]
+
+
+def sheet(count: int, columns: int, height: float, width: float = WIDTH, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels, row by row.
+
+    Args:
+        count: of panels.
+        columns: panels in a row.
+        height: of a row, in inches.
+        width: of the figure, in inches.
+        options: of matplotlib's ``subplots``.
+    """
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(width, rows * height + 0.4), layout="constrained", facecolor="white")
+    grid = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, grid[:count]
+
+
+def plain_axes(axes: Axes) -> None:
+    """The look of axes with numbers on them."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(QUIET)
+    axes.grid(color=FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=7.5, color=QUIET, labelcolor=INK, length=2.5)
+    axes.tick_params(which="minor", length=0)
+    if axes.get_yscale() == "linear":
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "\N{MINUS SIGN}")))
+
+
+def time_axis(axes: Axes, panel: xr.Dataset, x: Array, ticks: int = 5) -> None:
+    """Few and short labels of time, and the whole stretch from edge to edge.
+
+    Args:
+        axes: whose.
+        panel: whose clock it is.
+        x: what is shown.
+        ticks: how many at most.
+    """
+    if has_calendar(panel):
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+        locator = AutoDateLocator(minticks=2, maxticks=ticks)
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        axes.xaxis.get_offset_text().set(fontsize=7, color=QUIET)
+    else:
+        from matplotlib.ticker import MaxNLocator
+
+        axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
+    if len(x) > 1:
+        axes.set_xlim(x[0], x[-1])
+
+
+def titled(axes: Axes, words: str, **look: Any) -> None:
+    """A title at the left; long ones are cut.
+
+    Args:
+        axes: whose.
+        words: what it says.
+        look: of matplotlib's text.
+    """
+    axes.set_title(plain(words), loc="left", **{"fontsize": 8.5, "weight": "bold", "color": INK} | look)
+
+
+def plain(words: str, longest: int = 30) -> str:
+    """Words as they stand: no formula, and not too long.
+
+    Args:
+        words: any text.
+        longest: characters that are kept.
+    """
+    return (words if len(words) <= longest else words[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}").replace("$", r"\$")
+
+
+def label_left(figure: Figure, grid: Sequence[Axes], words: str) -> None:
+    """A name for the vertical axes of the first column.
+
+    Args:
+        figure: the page.
+        grid: its panels.
+        words: quantity and unit.
+    """
+    for axes in grid:
+        spec = axes.get_subplotspec()
+        if spec is not None and spec.is_first_col():
+            axes.set_ylabel(plain(words), fontsize=8, color=INK)
+
+
+def legend(figure: Figure, grid: Iterable[Axes], columns: int = 6, **look: Any) -> None:
+    """One legend above all panels, every name once.
+
+    Args:
+        figure: the page.
+        grid: its panels.
+        columns: names in a row.
+        look: of matplotlib's legend.
+    """
+    found: dict[str, Any] = {}
+    for axes in grid:
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(name, handle)
+    order = sorted(found, key=lambda name: name != "observed")
+    if found:
+        look = {"fontsize": 7.5, "labelcolor": INK, "frameon": False, "handlelength": 2.4, "columnspacing": 1.4} | look
+        figure.legend([found[name] for name in order], order, loc="outside upper left", ncols=columns, **look)
+
+
+def axis_of(panel: xr.Dataset) -> Array:
+    """Stamps of a panel, or numbers of its steps where the clock is not its own."""
+    return panel["time"].values if has_calendar(panel) else np.arange(panel.sizes["time"])
+
+
+def has_calendar(panel: xr.Dataset) -> bool:
+    """Are the stamps the series' own?"""
+    return panel.attrs.get("calendar", "known") == "known"
+
+
+def units_of(panel: xr.Dataset) -> str:
+    """The unit of the values, "value" where nobody said."""
+    return str(panel.attrs.get("units") or "value")
+
+
+def clock_of(panel: xr.Dataset) -> str:
+    """What a reader must know of the time axis, "" where the stamps speak for themselves."""
+    if not has_calendar(panel):
+        return f"steps ({panel.attrs.get('freq', 'regular')}) from the {'origin' if panel.attrs.get('horizon') else 'beginning'}"
+    return "times in UTC" if panel.attrs.get("tz") and panel.attrs.get("clock") == "utc" else ""
+
+
+def tint(colour: str, share: float) -> tuple[float, float, float]:
+    """A colour on white.
+
+    Args:
+        colour: as "#0072B2".
+        share: of the colour, the rest is white.
+    """
+    red, green, blue = (1 - share * (1 - int(colour[place : place + 2], 16) / 255) for place in (1, 3, 5))
+    return red, green, blue
+
+
+def style(place: int) -> dict[str, Any]:
+    """Colour and dashes of the line number ``place`` of a picture.
+
+    Args:
+        place: from 0.
+    """
+    return {"color": PALETTE[place % len(PALETTE)], "linestyle": DASHES[place % len(DASHES)], "linewidth": 1.5}
