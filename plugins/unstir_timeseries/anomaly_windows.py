@@ -88,7 +88,7 @@ class AnomalyMethod(ABC):
         training_steps = int(given.attrs.get("training", 0))
         found = score_panel(given, self, training=training_steps, seed=seed, device=device, progress=progress, **options)
         nfe, said = int(found.attrs.pop("nfe")), list(found.attrs.pop("said"))
-        return Estimate(found, nfe, {"said": said})
+        return Estimate(found.isel(time=slice(training_steps, None)), nfe, {"said": said})
 
 
 def sliding(values: Array, window: int, stride: int = 1) -> tuple[Array, NDArray[np.int64]]:
@@ -175,7 +175,7 @@ def score_panel(
         progress: called with (done, total), items taken together.
 
     Returns:
-        ``score`` (item, time) float64, the larger the stranger, NaN where a step was not scored (the training part is left out);
+        ``score`` (item, time) float64, the larger the stranger, NaN where a step was not scored, as in the training part;
         ``attrs["nfe"]`` evaluations a window, ``attrs["said"]`` a list of sentences.
 
     Raises:
@@ -186,7 +186,7 @@ def score_panel(
     y = np.asarray(panel["y"].transpose("item", "time").values, dtype=np.float64)
     if not 0 <= training < y.shape[1]:
         raise UserError(f"training must lie between 0 and the {y.shape[1] - 1} steps before the last, got {training}")
-    out, nfe, said = np.full((len(y), y.shape[1] - training), np.nan), 0, []
+    out, nfe, said = np.full(y.shape, np.nan), 0, []
     for row, (name, series) in enumerate(zip(panel["item"].values.tolist(), y, strict=True)):
         series = np.where(np.isfinite(series), series, np.nan)
         try:
@@ -203,9 +203,9 @@ def score_panel(
             raise DataError(f"series {name}: {error}") from error
         if not whole.all():
             told.append(f"{int((~whole).sum())} of {whole.size} windows hold a missing value and are not scored")
-        out[row] = to_steps(scores, starts, window, out.shape[1], reduce)
+        out[row, training:] = to_steps(scores, starts, window, y.shape[1] - training, reduce)
         said += [f"series {name}: {sentence}" for sentence in told]
-    coords = {"item": panel["item"].values, "time": panel["time"].values[training:]}
+    coords = {"item": panel["item"].values, "time": panel["time"].values}
     return xr.Dataset({"score": (("item", "time"), out)}, coords, {"nfe": nfe, "said": said})
 
 

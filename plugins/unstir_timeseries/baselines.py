@@ -86,11 +86,10 @@ class SeasonalResidual(SeasonalNaive):
         """Quantiles of every series."""
         past = Past.of(case, self.season)
         point, age = naive(past)
-        seen = recent(past, self.history)
-        differences = seen[:, past.season :] - seen[:, : -past.season]
-        past.say("no seasonal difference was observed, the forecast is a point", ~np.isfinite(differences).any(1))
-        spread = quantiles_of(differences)[:, :, None] * (np.sqrt(age)[:, None] if self.grow else 1.0)
-        return past.estimate(point[:, None] + spread, point)
+        spread = change_quantiles(past, self.history, past.season)
+        past.say("no seasonal difference was observed, the forecast is a point", ~np.isfinite(spread).all(1))
+        grown = np.nan_to_num(spread)[:, :, None] * (np.sqrt(age)[:, None] if self.grow else 1.0)
+        return past.estimate(point[:, None] + grown, point)
 
 
 @dataclass(frozen=True)
@@ -136,17 +135,16 @@ class RandomWalk:
         return sd[:, None, None] * ndtri(LEVELS)[:, None] * np.sqrt(steps)[:, None]
 
     def _empirical(self, past: Past, age: Any) -> Array:
-        seen = recent(past, self.history)
-        made = np.zeros((len(seen), len(LEVELS), past.horizon))
-        for step in past.steps:
-            for old in np.unique(age):
-                rows, lag = age == old, step + old - 1
-                if lag < seen.shape[1]:
-                    made[rows, :, step - 1] = quantiles_of(seen[rows, lag:] - seen[rows, :-lag])
-                else:  # nothing is known of changes over so many steps: the longest known ones
-                    made[rows, :, step - 1] = made[rows, :, step - 2] if step > 1 else 0.0
-        short = past.horizon + age - 1 >= seen.shape[1]
-        past.say("shorter than the horizon, the spread stops growing", short)
+        made, lost = np.zeros((len(past.y), len(LEVELS), past.horizon)), np.zeros(len(past.y), dtype=bool)
+        lags = past.steps + age[:, None] - 1
+        found = {lag: change_quantiles(past, self.history, lag) for lag in np.unique(lags)}
+        for row, needed in enumerate(lags):
+            for step, lag in enumerate(needed):
+                spread = found[lag][row]
+                if not np.isfinite(spread).all():  # nothing is known of changes over so many steps: the longest known ones
+                    spread, lost[row] = made[row, :, max(step - 1, 0)], True
+                made[row, :, step] = spread
+        past.say("no change over as many steps was observed, the spread stops growing", lost)
         return made
 
 
@@ -181,6 +179,25 @@ def recent(past: Past, history: int | str, more: int = 0) -> Array:
     if history == "all":
         return past.y
     return past.window if history == "context" else past.y[:, -(int(history) + more) :]
+
+
+def change_quantiles(past: Past, history: int | str, lag: int) -> Array:
+    """Quantiles of a series' own changes over some steps.
+
+    Args:
+        past: what is known.
+        history: of which steps, see `recent`; where these hold no such change, of all steps before the origin.
+        lag: steps.
+
+    Returns:
+        (items, levels), NaN where no such change was observed.
+    """
+    made = np.full((len(past.y), len(LEVELS)), np.nan)
+    for seen in (recent(past, history), past.y):
+        rows = ~np.isfinite(made).all(1)
+        if rows.any() and lag < seen.shape[1]:
+            made[rows] = quantiles_of(seen[rows, lag:] - seen[rows, :-lag])
+    return made
 
 
 def _check_history(history: int | str) -> None:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
@@ -33,6 +33,7 @@ from unstir_timeseries.windows import clock, usual_size
 
 if TYPE_CHECKING:
     from unstir_timeseries.fits import Fit
+    from unstir_timeseries.learned import DeepAR
 
 CHECK = 100
 """Training steps between looks at the held-back weeks."""
@@ -41,23 +42,6 @@ HELD_WINDOWS = 400
 NARROWEST = 1e-4
 """Smallest scale of the law, in scaled units."""
 PARTS = ("hour", "weekday", "year")
-
-
-class Options(Protocol):
-    """What of the method's options the network, its training and its paths need; see :class:`unstir_timeseries.learned.DeepAR`."""
-
-    hidden: int
-    layers: int
-    dropout: float
-    lags: tuple[int, ...]
-    unrolled: int
-    steps: int
-    batch: int
-    rate: float
-    clip: float
-    patience: int
-    missing: float
-    floor: float
 
 
 class Network(nn.Module):
@@ -76,7 +60,7 @@ class Network(nn.Module):
         self.lstm = nn.LSTM(inputs, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
         self.law = nn.Linear(hidden, 3)
         with torch.no_grad():
-            self.lstm.weight_ih_l0[:, marks] = 0.0
+            self.lstm.get_parameter("weight_ih_l0")[:, marks] = 0.0
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Degrees of freedom, location and scale of each step, each (rows, steps), and the state after the last."""
@@ -146,7 +130,7 @@ class Shape:
     fleet: float
 
     @classmethod
-    def of(cls, options: Options, training: xr.Dataset, context: int, horizon: int) -> Shape:
+    def of(cls, options: DeepAR, training: xr.Dataset, context: int, horizon: int) -> Shape:
         """The shape of the inputs for a training panel.
 
         Raises:
@@ -176,7 +160,7 @@ class Shape:
         """(unrolled + H, lags) steps of the window that each of them looks back to."""
         return self.places[:, None] - np.asarray(self.lags)
 
-    def network(self, options: Options) -> Network:
+    def network(self, options: DeepAR) -> Network:
         """A fresh network."""
         count = len(self.lags)
         return Network(2 * count + self.features, options.hidden, options.layers, options.dropout, slice(count, 2 * count))
@@ -223,7 +207,7 @@ def moments(training: xr.Dataset) -> Fit:
     return {"known_mean": mean, "known_std": np.where(std > 0, std, 1.0)}
 
 
-def fit(training: xr.Dataset, shape: Shape, options: Options, seed: int, progress: Progress = None) -> Fit:
+def fit(training: xr.Dataset, shape: Shape, options: DeepAR, seed: int, progress: Progress = None) -> Fit:
     """Train on the windows of a panel, and keep the weights that are best on its last weeks, which are held back.
 
     Args:
@@ -280,7 +264,7 @@ def fit(training: xr.Dataset, shape: Shape, options: Options, seed: int, progres
 
 
 def paths(
-    rows: examples.Examples, panel: xr.Dataset, shape: Shape, options: Options, fit: Fit, samples: int, seed: int
+    rows: examples.Examples, panel: xr.Dataset, shape: Shape, options: DeepAR, fit: Fit, samples: int, seed: int
 ) -> NDArray[np.float64]:
     """Sample paths of the horizon.
 

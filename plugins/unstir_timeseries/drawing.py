@@ -6,7 +6,6 @@ neighbours; what was to be found is dashed. A band may leave a panel: limits fol
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,25 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import DataError, UserError
+from unstir_timeseries.canvas import (
+    EVENT,
+    FAINT,
+    FOUND,
+    INK,
+    MOST,
+    QUIET,
+    axis_of,
+    clock_of,
+    has_calendar,
+    label_left,
+    legend,
+    plain_axes,
+    sheet,
+    time_axis,
+    tint,
+    titled,
+    units_of,
+)
 from unstir_timeseries.frames import quantile
 
 if TYPE_CHECKING:
@@ -23,13 +41,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[Any]
-INK, QUIET, FAINT = "#22252a", "#6b7178", "#e4e6e9"
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
-"""Colours that the colour-blind can tell apart (Okabe and Ito, its yellow darkened for lines on white)."""
-DASHES = ("-", (0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1, 1.5)))
-FOUND, EVENT = PALETTE[0], PALETTE[1]
-WIDTH = 7.6  # inches: 1200 pixels as runs write their pictures
-MOST = 8  # panels of a picture
 LONGEST = 500  # steps of a window that is shown whole
 PATHS = 5
 
@@ -87,8 +98,6 @@ class Fan:
         axes.plot(self.x, self.y, color=INK, linewidth=1.1, label="observed", zorder=2.6)
         alone = np.isfinite(self.y) & ~np.isfinite(shifted(self.y, 1)) & ~np.isfinite(shifted(self.y, -1))
         axes.plot(self.x[alone], self.y[alone], ".", color=INK, markersize=2.5, zorder=2.6)
-        if alone.any() and not self.x.dtype.kind == "M":
-            axes.margins(x=0.02)
 
 
 def shifted(values: Array, by: int) -> Array:
@@ -241,6 +250,9 @@ def fan_chart(
         titled(axes, fan.title)
         time_axis(axes, measurement, fan.x)
         share_limits([axes], [fan])
+    if horizon:  # all panels show the same stretch
+        for axes in grid[:-2]:
+            axes.xaxis.get_offset_text().set_visible(False)
     label_left(figure, grid, units_of(measurement))
     legend(figure, grid)
     said = len(fans) < measurement.sizes["item"]
@@ -290,7 +302,10 @@ def score_chart(panel: xr.Dataset, scored: xr.Dataset, *, labels: xr.Dataset | x
         if began:
             above.annotate("training", (0.005, 0.97), xycoords="axes fraction", va="top", fontsize=7, color=QUIET)
         above.tick_params(labelbottom=False)
-        above.xaxis.offsetText.set_visible(False)
+        above.xaxis.get_offset_text().set_visible(False)
+    figure.align_ylabels(grid)
+    if marked is not None:
+        legend(figure, grid)
     said = [f"{len(chosen)} of {len(names)} series, those that score highest" if len(chosen) < len(names) else "", clock_of(panel)]
     if any(said):
         figure.supxlabel("; ".join(filter(None, said)), fontsize=8, color=QUIET)
@@ -324,7 +339,7 @@ def draw_scores(above: Axes | None, below: Axes, x: Array, y: Array, score: Arra
             wide = max(0, least - (end - begin)) // 2
             span = at[max(0, begin - wide)], at[min(len(at), end + wide) - 1]
             for axes in filter(None, (above, below)):
-                axes.axvspan(*span, color=tint(EVENT, 0.4), linewidth=1.0, zorder=0.5)
+                axes.axvspan(*span, color=tint(EVENT, 0.4), linewidth=1.0, zorder=0.5, label="labelled anomalous")
 
 
 def runs(marked: Array) -> list[tuple[int, int]]:
@@ -338,17 +353,20 @@ def runs(marked: Array) -> list[tuple[int, int]]:
 
 
 def peaks(score: Array, count: int) -> list[int]:
-    """The highest steps, each at least a fiftieth of the length from the others.
+    """The highest steps that are the highest of their neighbourhood, a fiftieth of the length to either side.
 
     Args:
         score: (steps,), NaN where there is none.
-        count: how many.
+        count: how many at most.
     """
-    left, apart, found = np.where(np.isfinite(score), score, -np.inf).astype(np.float64), max(1, len(score) // 50), []
-    while len(found) < count and np.isfinite(left.max(initial=-np.inf)):
-        best = int(left.argmax())
-        found.append(best)
-        left[max(0, best - apart) : best + apart + 1] = -np.inf
+    known, apart = np.where(np.isfinite(score), score, -np.inf).astype(np.float64), max(1, len(score) // 50)
+    found: list[int] = []
+    for place in np.argsort(-known, kind="stable").tolist():
+        if len(found) == count or not np.isfinite(known[place]):
+            break
+        near = known[max(0, place - apart) : place + apart + 1]
+        if known[place] == near.max() and all(abs(place - other) > apart for other in found):
+            found.append(place)
     return found
 
 
@@ -376,158 +394,3 @@ def share_limits(grid: Iterable[Axes], fans: Iterable[Fan]) -> None:
 def _finite(parts: Sequence[Array]) -> Array:
     joined = np.concatenate([np.ravel(part) for part in parts]) if parts else np.zeros(0)
     return joined[np.isfinite(joined)]
-
-
-def sheet(count: int, columns: int, height: float, width: float = WIDTH, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` panels, row by row.
-
-    Args:
-        count: of panels.
-        columns: panels in a row.
-        height: of a row, in inches.
-        width: of the figure, in inches.
-        options: of matplotlib's ``subplots``.
-    """
-    from matplotlib.figure import Figure
-
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(width, rows * height + 0.4), layout="constrained", facecolor="white")
-    grid = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
-    for axes in grid[count:]:
-        axes.remove()
-    return figure, grid[:count]
-
-
-def plain_axes(axes: Axes) -> None:
-    """The look of axes with numbers on them."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(QUIET)
-    axes.grid(color=FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=7.5, color=QUIET, labelcolor=INK, length=2.5)
-    axes.tick_params(which="minor", length=0)
-    if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "\N{MINUS SIGN}")))
-
-
-def time_axis(axes: Axes, panel: xr.Dataset, x: Array, ticks: int = 5) -> None:
-    """Few and short labels of time, and the whole stretch from edge to edge.
-
-    Args:
-        axes: whose.
-        panel: whose clock it is.
-        x: what is shown.
-        ticks: how many at most.
-    """
-    if has_calendar(panel):
-        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-        locator = AutoDateLocator(minticks=2, maxticks=ticks)
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-        axes.xaxis.get_offset_text().set(fontsize=7, color=QUIET)
-    else:
-        from matplotlib.ticker import MaxNLocator
-
-        axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
-    if len(x) > 1:
-        axes.set_xlim(x[0], x[-1])
-
-
-def titled(axes: Axes, words: str, **look: Any) -> None:
-    """A title at the left; long ones are cut.
-
-    Args:
-        axes: whose.
-        words: what it says.
-        look: of matplotlib's text.
-    """
-    axes.set_title(plain(words), loc="left", **{"fontsize": 8.5, "weight": "bold", "color": INK} | look)
-
-
-def plain(words: str, longest: int = 30) -> str:
-    """Words as they stand: no formula, and not too long.
-
-    Args:
-        words: any text.
-        longest: characters that are kept.
-    """
-    return (words if len(words) <= longest else words[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}").replace("$", r"\$")
-
-
-def label_left(figure: Figure, grid: Sequence[Axes], words: str) -> None:
-    """A name for the vertical axes of the first column.
-
-    Args:
-        figure: the page.
-        grid: its panels.
-        words: quantity and unit.
-    """
-    for axes in grid:
-        spec = axes.get_subplotspec()
-        if spec is not None and spec.is_first_col():
-            axes.set_ylabel(plain(words), fontsize=8, color=INK)
-
-
-def legend(figure: Figure, grid: Iterable[Axes], columns: int = 6, **look: Any) -> None:
-    """One legend above all panels, every name once.
-
-    Args:
-        figure: the page.
-        grid: its panels.
-        columns: names in a row.
-        look: of matplotlib's legend.
-    """
-    found: dict[str, Any] = {}
-    for axes in grid:
-        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(name, handle)
-    order = sorted(found, key=lambda name: name != "observed")
-    if found:
-        look = {"fontsize": 7.5, "labelcolor": INK, "frameon": False, "handlelength": 2.4, "columnspacing": 1.4} | look
-        figure.legend([found[name] for name in order], order, loc="outside upper left", ncols=columns, **look)
-
-
-def axis_of(panel: xr.Dataset) -> Array:
-    """Stamps of a panel, or numbers of its steps where the clock is not its own."""
-    return panel["time"].values if has_calendar(panel) else np.arange(panel.sizes["time"])
-
-
-def has_calendar(panel: xr.Dataset) -> bool:
-    """Are the stamps the series' own?"""
-    return panel.attrs.get("calendar", "known") == "known"
-
-
-def units_of(panel: xr.Dataset) -> str:
-    """The unit of the values, "value" where nobody said."""
-    return str(panel.attrs.get("units") or "value")
-
-
-def clock_of(panel: xr.Dataset) -> str:
-    """What a reader must know of the time axis, "" where the stamps speak for themselves."""
-    if not has_calendar(panel):
-        return f"steps ({panel.attrs.get('freq', 'regular')}) from the {'origin' if panel.attrs.get('horizon') else 'beginning'}"
-    return "times in UTC" if panel.attrs.get("tz") and panel.attrs.get("clock") == "utc" else ""
-
-
-def tint(colour: str, share: float) -> tuple[float, float, float]:
-    """A colour on white.
-
-    Args:
-        colour: as "#0072B2".
-        share: of the colour, the rest is white.
-    """
-    red, green, blue = (1 - share * (1 - int(colour[place : place + 2], 16) / 255) for place in (1, 3, 5))
-    return red, green, blue
-
-
-def style(place: int) -> dict[str, Any]:
-    """Colour and dashes of the line number ``place`` of a picture.
-
-    Args:
-        place: from 0.
-    """
-    return {"color": PALETTE[place % len(PALETTE)], "linestyle": DASHES[place % len(DASHES)], "linewidth": 1.5}

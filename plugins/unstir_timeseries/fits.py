@@ -44,7 +44,7 @@ def fingerprint(panel: xr.Dataset, facts: Mapping[str, Any]) -> str:
     made = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     for name in ("y", "known"):
         if name in panel:
-            made.update(np.ascontiguousarray(panel[name].values))
+            made.update(np.ascontiguousarray(panel[name].values).data)
     return made.hexdigest()[:32]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from unstir_timeseries.windows import usual_size
 
 if TYPE_CHECKING:
     from unstir_timeseries.fits import Fit
+    from unstir_timeseries.learned import QuantileGBM
 
 RECENT = 24
 """Last values that are features."""
@@ -33,18 +34,6 @@ CYCLES = 14
 """Earlier cycles whose value at the same place is a feature."""
 BLOCK = 4096
 """Rows that walk the trees together."""
-
-
-class Options(Protocol):
-    """What of the method's options the trees need; see :class:`unstir_timeseries.learned.QuantileGBM`."""
-
-    rows: int
-    trees: int
-    rate: float
-    leaves: int
-    least: int
-    missing: float
-    floor: float
 
 
 def features(x: NDArray[np.float64], ahead: NDArray[np.int64], cycle: int, told: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -112,7 +101,7 @@ def fit(
     training: xr.Dataset,
     context: int,
     horizon: int,
-    options: Options,
+    options: QuantileGBM,
     seed: int,
     *,
     step: int = 1,

@@ -132,12 +132,12 @@ def last_cycle(y: Array, season: int) -> tuple[Array, NDArray[np.int64]]:
 
 
 def quantiles_of(values: Array) -> Array:
-    """(rows, levels) quantiles at ``panel.LEVELS`` of the observed values of each row; 0 where a row has none.
+    """(rows, levels) quantiles at ``panel.LEVELS`` of the observed values of each row; NaN where a row has none.
 
     Args:
         values: (rows, any), NaN where not observed.
     """
-    made = np.zeros((len(values), len(LEVELS)))
+    made = np.full((len(values), len(LEVELS)), np.nan)
     if (some := np.isfinite(values).any(1)).any():
         made[some] = np.nanquantile(values[some], LEVELS, axis=1).T
     return made

@@ -1,6 +1,6 @@
 """The walk that refines windows, and the one time it looks at.
 
-    y <- prox_R(y - eta grad(-log p) + noise sqrt(2 eta) z),     -log p(y) ~ sum (eps - eps_theta)^2 = sum (D(alpha y + sigma eps) - y)^2/rho^2
+    y <- prox_R(y - eta grad(-log p) + noise sqrt(2 eta) z),    -log p(y) ~ sum (eps - eps_theta)^2 = sum (D(alpha y + sigma eps) - y)^2/rho^2
     R = sum (y~ - y)^2 ("mse"),   sum max(k d, (k - 1) d), d = y~ - y ("quantile");      at tau = argmin_t (loss_t - mean loss)^2
 
 eps is drawn anew at every iteration; with noise 0 (maximum likelihood) eta is halved on a plateau. The step along R is implicit (prox), so
@@ -9,7 +9,8 @@ gamma, noise = sqrt(gamma); its code has noise = gamma = 0.1.
 
 For normal data N(m, C), B = sigma^2 (alpha^2 C + sigma^2)^-1 and no R the walk is linear, its stationary law N(m, S) closed:
 
-    S = (I - eta H) S (I - eta H) + 2 eta noise^2 I + eta^2 (4 sigma^2/rho^4) B G^2 B,     H = (2/rho^2) B^2,   G = alpha C (alpha^2 C + sigma^2)^-1
+    S = (I - eta H) S (I - eta H) + 2 eta noise^2 I + eta^2 (4 sigma^2/rho^4) B G^2 B
+    H = (2/rho^2) B^2,    G = alpha C (alpha^2 C + sigma^2)^-1
 
 not p, but of its mode; directions much wider than tau's noise are almost free. The last term is the noise of eps, there without z too.
 Reference: Kollovieh et al. 2023 (TSDiff, "refine"), arXiv:2307.11494, section 4.

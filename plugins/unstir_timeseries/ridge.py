@@ -116,8 +116,7 @@ class Ridge:
         weights, intercept, fitted = solve(x[:kept], target[:kept], self.alpha)
         errors = target[kept:] - (x[kept:] @ weights + intercept)
         spread = quantiles_of(errors.T).T
-        if (unseen := ~np.isfinite(errors).any(0)).any():
-            spread[:, unseen] = quantiles_of(errors.reshape(1, -1)).T
+        spread = np.where(np.isfinite(spread), spread, np.nan_to_num(quantiles_of(errors.reshape(1, -1)).T))
         return {"weights": weights, "intercept": intercept, "errors": spread, "usual": x[:kept].mean(0), "fitted": fitted.astype(np.int64)}
 
 

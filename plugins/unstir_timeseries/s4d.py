@@ -175,8 +175,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor, covariates: Tensor | None) -> tuple[Tensor, Tensor]:
         """Apply to x (width, batch, L), embedding (batch, embedding), covariates (covariates, batch or 1, L)."""
         z = x + self.time(embedding).t().unsqueeze(-1)
-        variance, mean = torch.var_mean(z, 0, correction=0, keepdim=True)
-        scaled = (z - mean) * (torch.rsqrt(variance + self.norm.eps)) * self.norm.weight.view(-1, 1, 1) + self.norm.bias.view(-1, 1, 1)
+        centred = z - z.mean(0)  # a LayerNorm over the first axis; var_mean there is several times slower
+        spread = torch.rsqrt(centred.square().mean(0) + self.norm.eps)
+        scaled = centred * spread * self.norm.weight.view(-1, 1, 1) + self.norm.bias.view(-1, 1, 1)
         z = z + self.sequence(scaled)
         if self.covariates is not None and covariates is not None:
             z = z + linear(self.covariates, covariates)

@@ -138,7 +138,11 @@ def _seasonal_error(row: Array, season: int) -> float:
 
 
 def observed_mean(values: Array) -> Array:
-    """Mean over the steps that are not NaN; NaN, without a warning, where there is none."""
+    """Mean over the steps that are not NaN; NaN, without a warning, where there is none.
+
+    Args:
+        values: (..., steps).
+    """
     seen = np.isfinite(values)
     count = seen.sum(-1)
     return np.where(count > 0, np.where(seen, values, 0.0).sum(-1) / np.maximum(count, 1), np.nan)

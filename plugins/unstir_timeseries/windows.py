@@ -296,7 +296,7 @@ def clock(panel: xr.Dataset, first: int, end: int, parts: tuple[str, ...]) -> ND
         stamps = stamps.append(pd.date_range(start=stamps[-1], periods=missing + 1, freq=step)[1:])
     stamps = stamps[: end - min(first, 0)][max(first, 0) :]
     hour = stamps.hour + stamps.minute / 60 + stamps.second / 3600
-    place = {"hour": hour, "weekday": stamps.dayofweek + hour / 24, "year": stamps.dayofyear - 1 + hour / 24}
+    place = {"hour": hour, "weekday": stamps.day_of_week + hour / 24, "year": stamps.day_of_year - 1 + hour / 24}
     made = []
     for part in parts:
         period, harmonics = HARMONICS[part]

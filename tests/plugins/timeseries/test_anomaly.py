@@ -205,28 +205,27 @@ def test_a_bump_is_found_where_it_is():
     for training in (300, 0):
         found = score_panel(series(y), DTENP(), 20, training=training)
         assert found["score"].dims == ("item", "time")
-        peak = int(found["score"].values[0].argmax()) + training
+        peak = int(np.nanargmax(found["score"].values[0]))
         assert 446 <= peak <= 460  # the event and the few steps beside it
-        assert found.sizes["time"] == 600 - training
+        assert np.flatnonzero(np.isnan(found["score"].values[0])).tolist() == list(range(training))
 
 
 def test_missing_values_leave_their_windows_unscored_and_say_so():
     y = np.sin(np.arange(200) / 3)
     y[150:153] = np.nan
     found = score_panel(series(y), NearestNeighbours(), 10, training=100)
-    missing = np.isnan(found["score"].values[0])
-    assert missing[50:53].all()
-    assert missing.sum() == 3  # windows of the other steps without a hole exist
+    missing = np.flatnonzero(np.isnan(found["score"].values[0, 100:]))
+    assert missing.tolist() == [50, 51, 52]  # windows of the other steps without a hole exist
     assert found.attrs["said"] == ["series s0: 12 of 91 windows hold a missing value and are not scored"]
 
 
 def test_a_constant_series_scores_alike_and_a_step_out_of_it_stands_out():
     y = np.full(100, 7.0)
     flat = score_panel(series(y), DTENP(), 10, training=50)
-    assert (flat["score"].values == 0).all()
+    assert (flat["score"].values[0, 50:] == 0).all()
     assert "constant (7)" in flat.attrs["said"][0]
     y[80] = 9.0
-    found = score_panel(series(y), DTENP(), 10, training=50, reduce="mean")["score"].values[0]
+    found = score_panel(series(y), DTENP(), 10, training=50, reduce="mean")["score"].values[0, 50:]
     assert found.argmax() == 30
     assert found[30] == pytest.approx(2.0**2 / 10)  # r^2/d in the series' own unit
 

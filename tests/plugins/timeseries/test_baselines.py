@@ -204,6 +204,16 @@ def test_empirical_changes_are_those_over_as_many_steps():
     np.testing.assert_allclose(found[:, 2], y[-1] + np.quantile(seen[3:] - seen[:-3], LEVELS), rtol=1e-12)
 
 
+def test_changes_that_a_masked_context_does_not_hold_are_taken_from_before_it():
+    """The last half of the context is missing: it has no change over 50 steps, what lies before it has."""
+    y = daily_shape(600, 1)
+    y[0, -48:] = np.nan
+    found = ask(RandomWalk(law="empirical"), y).data["quantiles"].values[0]
+    np.testing.assert_allclose(found[:, 1] - y[0, -49], np.nanquantile(y[0, 50:] - y[0, :-50], LEVELS), rtol=1e-12)
+    found = ask(SeasonalResidual(season=72), y).data
+    assert (found["quantiles"].sel(level=0.9) > found["quantiles"].sel(level=0.1)).all()
+
+
 def test_ridge_is_scikit_learns():
     linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
     generator = np.random.default_rng(0)
@@ -363,7 +373,7 @@ def test_an_all_zero_context_is_scaled_by_its_series_and_an_all_zero_series_by_t
 
 
 def test_a_quiet_stretch_is_no_huge_target(monkeypatch):
-    """Half of the past is nearly zero: the windows that leave it are targets of ten times their scale with the floor, of a million without."""
+    """Half of the past is nearly zero: windows that leave it are targets of ten times their scale with the floor, of a million without."""
     y = daily_shape(800, 3)
     y[:, 200:600] *= 1e-6
     assert np.abs(ask(RidgeResidual(windows=2000), y).data["quantiles"].values).max() < 500

@@ -18,7 +18,7 @@ from unstir_timeseries.tasks import Forecast
 
 PHI, MEAN, SD = 0.9, 10.0, 1 / np.sqrt(1 - 0.9**2)
 """The autoregression of the closed forms: innovations of standard deviation 1."""
-TINY = DeepAR(hidden=12, layers=1, unrolled=12, steps=20, batch=16, samples=20, patience=3)
+TINY = DeepAR(hidden=12, layers=1, unrolled=12, steps=20, batch=16, rate=0.02, samples=20, patience=3)
 FEW = QuantileGBM(rows=600, trees=5, leaves=6, least=10)
 BOTH = [pytest.param(TINY, id="deepar"), pytest.param(FEW, id="gbm")]
 

@@ -223,6 +223,18 @@ def test_a_model_of_the_calendar_is_given_that_of_the_windows_it_stands_for(case
     np.testing.assert_allclose(told.features[0][:, 0, C].numpy(), np.cos(2 * np.pi * hour[:128] / 24), atol=1e-6)
 
 
+def test_a_network_with_lags_and_the_calendar_draws_its_first_channel(case):
+    from unstir_timeseries.training import TSDiffTraining
+
+    windows = Windows(context=C, horizon=H, lags=(24, 48), mean=1.0, std=0.1)
+    training = TSDiffTraining(context=C, horizon=H, lags=(24, 48), width=8, blocks=1, states=4, patch=4)
+    network = training.denoiser(windows).eval()
+    network.facts = {"windows": windows.facts(), "freq": "h"}
+    made = TSDiffSamples(grid="logistic:4")(case, network, 0)
+    assert made.data["windows"].sizes == {"sample": 300, "step": C + H}
+    assert np.isfinite(made.data["windows"].values).all()
+
+
 def test_samples_do_not_depend_on_the_batch(case):
     few, many = (TSDiffSamples(batch=batch)(case, prior(calendar=("hour",)), 0).data["windows"].values for batch in (70, 300))
     np.testing.assert_allclose(few, many, atol=1e-6)

@@ -23,7 +23,7 @@ def test_the_default_windows_on_the_load_are_w8():
     assert stamps[0] == pd.Timestamp("2007-07-13")
     assert stamps[-1] == pd.Timestamp("2008-06-29")
     assert set(np.diff(origins)) == {192}
-    assert set(stamps.dayofweek) == set(range(7))
+    assert set(stamps.day_of_week) == set(range(7))
 
 
 def test_no_case_holds_its_own_future_nor_what_a_fit_must_not_see():
