@@ -204,7 +204,8 @@ class PerHorizon:
         ends = float(np.nanmean(line[:size])), float(np.nanmean(line[-size:]))
         at = f"{words[:1].upper()}{words[1:]}: " if words else ""
         steps = "step" if size == 1 else f"{size} steps"
-        said = f"{at}{first} has the lowest CRPS, {means[first]:.4f} on the whole, {ends[0]:.4f} over the first {steps} and {ends[1]:.4f} over the last"
+        said = f"{at}{first} has the lowest CRPS, {means[first]:.4f} on the whole"
+        said += f", {ends[0]:.4f} over the first {steps} and {ends[1]:.4f} over the last"
         wins = sum(1 for place in range(len(line)) if all(not other[place] < line[place] for other in lines.values()))
         return said + (f"; it is lowest at {wins} of {len(line)} steps." if len(lines) > 1 else ".")
 

@@ -65,10 +65,13 @@ class Synthetic:
             look: dict[str, Any] = style(place - 1) if place else {"color": INK, "linewidth": 2.2}
             below[0].plot(lag, acf, label=plain(title), **look)
             below[1].plot(cycles, spectrum, label=plain(title), **look)
-        for axes, across, up in ((below[0], f"lag, steps ({case.context['freq']})", "autocorrelation"),
-                                 (below[1], f"frequency, cycles in {season} steps" if season > 1 else "frequency, cycles a step", "power, dB")):  # fmt: skip
+        across = (
+            f"lag, steps ({case.context['freq']})",
+            f"frequency, cycles in {season} steps" if season > 1 else "frequency, cycles a step",
+        )
+        for axes, word, up in zip(below, across, ("autocorrelation", "power, dB"), strict=True):
             plain_axes(axes)
-            axes.set_xlabel(across, fontsize=8, color=INK)
+            axes.set_xlabel(word, fontsize=8, color=INK)
             axes.set_ylabel(up, fontsize=8, color=INK)
         legend(figure, below, columns=min(len(windows), 4))
         numbers = [
@@ -148,7 +151,7 @@ class Leads:
             records = {"held out": case.truth.isel(record=nearest)} | records
         figure, grid = sheet(len(records), columns=len(records), height=4.6, sharey=True)
         tables, names = [], [str(name) for name in case.measurement["lead"].values]
-        for place, (axes, (title, record)) in enumerate(zip(grid, records.items(), strict=True)):
+        for axes, (title, record) in zip(grid, records.items(), strict=True):
             leads = record["ecg"].transpose("lead", "time").values.astype(np.float64)
             time = record["time"].values
             for number, lead in enumerate(leads):

@@ -63,7 +63,8 @@ class Calibration:
         figure.align_ylabels(grid)
         said = "; ".join(one.finding for one in shown)
         of = f" (the {len(shown)} of lowest CRPS)" if len(shown) < len(found) else ""
-        caption = f"{view.at}Share of targets inside the 80 % interval{of}: {said}. Bars are 95 % intervals over {plural(shown[0].windows, 'window')}."
+        bars = f"Bars are 95 % intervals over {plural(shown[0].windows, 'window')}."
+        caption = f"{view.at}Share of targets inside the 80 % interval{of}: {said}. {bars}"
         data = pd.concat([one.frame for one in found.values()], ignore_index=True)
         return Drawn(view.named("calibration"), f"Calibration{view.place}", caption, figure, data)
 

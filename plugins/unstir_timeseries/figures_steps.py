@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -165,7 +165,8 @@ class Steps:
         fit = [point for point in points if point.crps <= reference.crps * (1 + self.within)]
         if not fit:
             gap = 100 * (lowest.crps / reference.crps - 1)
-            return f"{family.name}: none is within {100 * self.within:g} % of {beside}; nearest is {lowest.crps:.4f} with {lowest.nfe:g} evaluations, {gap:+.1f} %."
+            near = f"nearest is {lowest.crps:.4f} with {lowest.nfe:g} evaluations, {gap:+.1f} %"
+            return f"{family.name}: none is within {100 * self.within:g} % of {beside}; {near}."
         first = min(fit, key=lambda point: point.nfe)
         gap = 100 * (first.crps / reference.crps - 1)
         return (

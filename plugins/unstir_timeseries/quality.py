@@ -274,7 +274,7 @@ class Memorisation:
         """The share of copies, and the mean distance."""
         how = "distance to the nearest window that the method saw (root mean square over steps, in units of the context, every step tried)"
         copies = f"share of {self.windows} synthetic windows whose {how} is below that of 95 % of held-out windows; 5 % is right"
-        far = f"|mean log2 of the {how} of synthetic windows - that of held-out windows|; 0 is right; copies, a narrow law and noise are above"
+        far = f"|mean log2 of the {how} of synthetic windows - that of held-out windows|; 0 is right; copies, a narrow law, noise: above"
         return [
             MetricInfo("copies", "copies", "%", "down", f"{copies}; the interval resamples synthetic windows"),
             MetricInfo("nearest-distance", "nearest", "octaves", "down", f"{far}; the interval resamples synthetic windows"),

@@ -1,6 +1,6 @@
 """The walk that refines windows, and the one time it looks at.
 
-    y <- prox_R(y - eta grad(-log p) + noise sqrt(2 eta) z),    -log p(y) ~ sum (eps - eps_theta)^2 = sum (D(alpha y + sigma eps) - y)^2/rho^2
+    y <- prox_R(y - eta grad(-log p) + noise sqrt(2 eta) z),   -log p ~ sum (eps - eps_theta)^2 = sum (D(alpha y + sigma eps) - y)^2/rho^2
     R = sum (y~ - y)^2 ("mse"),   sum max(k d, (k - 1) d), d = y~ - y ("quantile");      at tau = argmin_t (loss_t - mean loss)^2
 
 eps is drawn anew at every iteration; with noise 0 (maximum likelihood) eta is halved on a plateau. The step along R is implicit (prox), so

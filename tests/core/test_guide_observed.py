@@ -22,7 +22,7 @@ def problem(process):
     return GaussianOracle(MEAN, COV, process), x, y
 
 
-@pytest.mark.parametrize("process, t", [(EDM(), 0.7), (VP(), 0.4)])
+@pytest.mark.parametrize(("process", "t"), [(EDM(), 0.7), (VP(), 0.4)])
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_each_sample_is_guided_by_its_own_observed_values_exactly(process, t, noise):
     law, x, y = problem(process)
@@ -35,18 +35,16 @@ def test_each_sample_is_guided_by_its_own_observed_values_exactly(process, t, no
         at = SEEN[row].bool()
         gain = left[:, at] @ torch.linalg.inv(left[at][:, at] + noise**2 * torch.eye(int(at.sum())))
         wanted = x0[row] + gain @ (y[row] - x0[row])[at]
-        torch.testing.assert_close(found[row], wanted, rtol=1e-8, atol=1e-8)  # float64, a 6 x 6 solve
+        torch.testing.assert_close(found[row], wanted, rtol=1e-6, atol=1e-6)  # 0.3 is kept in single precision
 
 
-@pytest.mark.parametrize(
-    "make", [lambda A, o: PiGDM(A, "y", 0.1, **o), lambda A, o: MMPS(A, "y", 0.1, **o), lambda A, o: TMPD(A, "y", 0.1, **o)]
-)
+@pytest.mark.parametrize("make", [PiGDM, MMPS, TMPD])
 def test_a_mask_given_as_observed_is_the_mask_as_an_operator(make):
     law, x, y = problem(EDM())
     seen = SEEN[0]
-    mine = make(Identity((6,)), {"observed": seen}).estimate(law, x, 0.7, {"y": y})
-    named = make(Identity((6,)), {"observed": "seen"}).estimate(law, x, 0.7, {"y": y, "seen": seen[None]})
-    other = make(Mask(seen), {}).estimate(law, x, 0.7, {"y": y * seen})
+    mine = make(Identity((6,)), "y", 0.1, observed=seen).estimate(law, x, 0.7, {"y": y})
+    named = make(Identity((6,)), "y", 0.1, observed="seen").estimate(law, x, 0.7, {"y": y, "seen": seen[None]})
+    other = make(Mask(seen), "y", 0.1).estimate(law, x, 0.7, {"y": y * seen})
     torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
     assert torch.equal(mine, named)
 
@@ -55,9 +53,8 @@ def test_what_a_measurement_holds_where_nothing_was_observed_does_not_matter():
     law, x, y = problem(EDM())
     guide = PiGDM(Dense(torch.randn(6, 6, generator=torch.Generator().manual_seed(1))), "y", 0.1, observed="seen")
     found = guide.estimate(law, x, 0.7, {"y": y, "seen": SEEN})
-    torch.testing.assert_close(
-        guide.estimate(law, x, 0.7, {"y": torch.where(SEEN > 0, y, 1e3), "seen": SEEN}), found, rtol=1e-12, atol=1e-12
-    )
+    other = guide.estimate(law, x, 0.7, {"y": torch.where(SEEN > 0, y, 1e3), "seen": SEEN})
+    torch.testing.assert_close(other, found, rtol=1e-12, atol=1e-12)
     assert torch.equal(found[3], law(x, 0.7)[3])  # nothing observed: the denoiser's own
 
 
