@@ -79,7 +79,7 @@ class DTE(AnomalyMethod):
     variant: Variant = "categorical"
     steps: int = 400
     bins: int = 7
-    updates: int = 4000
+    updates: int = 2000
     batch: int = 64
     rate: float = 1e-3
     weight_decay: float = 5e-4

@@ -55,7 +55,7 @@ def plain_axes(axes: Axes) -> None:
     axes.tick_params(labelsize=7.5, color=QUIET, labelcolor=INK, length=2.5)
     axes.tick_params(which="minor", length=0)
     if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "\N{MINUS SIGN}")))
 
 

@@ -116,10 +116,11 @@ class Steps:
 
     def picture(self, view: View, families: Sequence[Family]) -> Drawn:
         """The picture of one setting."""
-        figure, grid = sheet(len(families), columns=min(2, len(families)), height=2.6, sharey=True)
+        figure, grid = sheet(len(families), columns=min(2, len(families)), height=2.6, sharey=True, sharex=True)
         records = []
+        ticks = sorted({point.nfe for family in families for point in family.few})
         for axes, family in zip(grid, families, strict=True):
-            self.panel(axes, family)
+            self.panel(axes, family, ticks)
             for point in [*family.few, *([family.reference] if family.reference else [])]:
                 ratio, low, high = family.ratio(point)
                 records.append({"family": family.name, "method": point.label, "nfe": point.nfe, "crps": point.crps}
@@ -128,8 +129,8 @@ class Steps:
         caption = view.at + " ".join(self.finding(family) for family in families)
         return Drawn(view.named("steps"), f"CRPS against evaluations{view.place}", caption, figure, pd.DataFrame(records))
 
-    def panel(self, axes: Axes, family: Family) -> None:
-        """One family."""
+    def panel(self, axes: Axes, family: Family, ticks: Sequence[float]) -> None:
+        """One family; ``ticks``: the evaluations that are written below."""
         from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
         points, reference = family.few, family.reference
@@ -138,7 +139,7 @@ class Steps:
             axes.axhspan(*ends, color=tint(QUIET, 0.18), linewidth=0)
             axes.axhline(reference.crps, color=QUIET, linewidth=1.0, linestyle=(0, (4, 2)))
             words = f"{reference.nfe:g} {self.reference} steps, ±{100 * self.within:g} %"
-            axes.annotate(words, (0.99, ends[1]), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7, color=QUIET)
+            axes.annotate(words, (0.99, ends[0]), xycoords=("axes fraction", "data"), ha="right", va="top", fontsize=7, color=QUIET)
             for point in points:
                 _, low, high = family.ratio(point)
                 if math.isfinite(low):
@@ -147,7 +148,7 @@ class Steps:
         axes.set_xscale("log")
         axes.margins(x=0.12, y=0.15)
         plain_axes(axes)
-        axes.xaxis.set_major_locator(FixedLocator([point.nfe for point in points]))
+        axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel("evaluations a path", fontsize=8, color=INK)

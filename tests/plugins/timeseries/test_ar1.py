@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
-from unstir_timeseries.ar1 import Autoregression
-from unstir_timeseries.panel import NINE
 
 from unstir.errors import UserError
 from unstir.process import EDM
+from unstir_timeseries.ar1 import Autoregression
+from unstir_timeseries.panel import NINE
 
 UNIT_NOISE = Autoregression(phi=0.9, mean=10.0, std=1 / np.sqrt(1 - 0.81))  # innovations of variance 1
 

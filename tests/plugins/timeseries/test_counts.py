@@ -78,7 +78,7 @@ class GammaPoisson(torch.nn.Module):
 
 @pytest.mark.parametrize(("a", "scale"), [(1.0, 2.0), (0.4, 1.5)])
 def test_the_exact_network_gives_the_negative_binomial_law(a, scale):
-    """W1 and the share of zeros, within Monte Carlo error and the bias of 80 steps, of the first order (.0035 of zeros, .02 of the mean)."""
+    """W1 and the share of zeros, within Monte Carlo error and the bias of 80 steps, of first order (.0035 of zeros, .02 of the mean)."""
     count = 4000
     x = np.asarray(draw_counts(GammaPoisson(a, a, scale), {}, 2, count // 2, times=levels(80))).ravel()
     law = stats.nbinom.pmf(np.arange(200), a, a / (a + scale))
