@@ -3,8 +3,8 @@
     python benchmarks/timeseries_published.py m4 ../shared/data/timeseries/m4_hourly.npz --out runs/m4
     python benchmarks/timeseries_published.py exchange --out runs/exchange
 
-Each trains a model on what lies before the test (minutes on a CPU; resumed where it was cut) and prints a table. The horizon of the validation
-windows, the last before the test, is held out of training and chooses nothing here: options are those of the load.
+Each trains a model on what lies before the test (minutes on a CPU; resumed where it was cut) and prints a table. The last horizon before
+the test is held out of training and chooses nothing here: options are those of the load.
 """
 
 from __future__ import annotations

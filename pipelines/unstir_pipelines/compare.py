@@ -23,7 +23,7 @@ from unstir.errors import UserError, nearest
 from unstir.plugin.protocols import Setting
 from unstir_pipelines.options import UsageError
 from unstir_pipelines.pairing import Difference, Scored, paired_difference
-from unstir_pipelines.results import Number, Results, ahead, headed, read, setting_title
+from unstir_pipelines.results import ARROWS, Number, Results, ahead, headed, read, setting_title
 from unstir_pipelines.store import make_folder, to_json, write_whole
 from unstir_pipelines.tables import Column, TextTable, cells_of
 
@@ -351,7 +351,7 @@ def _curves(comparison: Comparison) -> Figure:
         axes.margins(x=0.12, y=0.12)
         axes.set_title(plain(", ".join(filter(None, [title, setting]))))
         axes.set_xlabel("evaluations of the denoiser (NFE)")
-        axes.set_ylabel(plain(f"{info.title} ({info.unit})" if info.unit else info.title) + (" ↑" if info.better == "up" else " ↓"))
+        axes.set_ylabel(plain(f"{info.title} ({info.unit})" if info.unit else info.title) + f" {ARROWS[info.better]}".rstrip())
     if drawn:
         words = [plain(shortened(name, 48)) for name in drawn]
         columns = max(1, min(4, int(12 * figure.get_figwidth() / (max(map(len, words)) + 8))))

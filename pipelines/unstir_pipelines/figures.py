@@ -215,10 +215,8 @@ def quality_against_time(results: Results) -> Drawn | None:
         return None
     import pandas as pd
 
-    arrow = "up" if info.better == "up" else "down"
-    caption = (
-        f"{_finding(results, metric, settings)} Better is {arrow} and to the left; squares use no trained prior, bars are 95 % intervals."
-    )
+    where = {"up": "up and to the left", "down": "down and to the left", "neither": "to the left"}[info.better]
+    caption = f"{_finding(results, metric, settings)} Better is {where}; squares use no trained prior, bars are 95 % intervals."
     return Drawn(GENERIC, f"{info.title} against time", caption, figure, pd.DataFrame.from_records(records))
 
 

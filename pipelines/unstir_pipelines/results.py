@@ -28,6 +28,8 @@ WHOLE_SET = "*"
 """What stands for the case in a row of ``metrics.parquet`` that judges all cases together."""
 
 COST_KEYS = tuple(info.key for info in COSTS)
+ARROWS = {"up": "↑", "down": "↓", "neither": ""}
+"""Which way a metric is better, as a table's head says it."""
 
 
 def places(half: float) -> int:
@@ -64,6 +66,8 @@ def ahead(first: Number, second: Number, gap: Difference | None) -> bool:
         second: the other, of the same metric.
         gap: first minus second over shared cases: its interval must leave zero out. ``None``: the intervals of the two means must not meet.
     """
+    if first.better == "neither":
+        return False
     is_up = first.better == "up"
     if gap is not None:
         return gap.clear and (gap.mean > 0) == is_up

@@ -1,4 +1,4 @@
-"""The time series plugin: forecasting, imputation, refinement, synthesis and anomaly scores. Names only; everything else is imported on use."""
+"""The time series plugin: forecasts, imputation, refinement, synthesis, anomaly scores. Names only; everything else is imported on use."""
 
 from __future__ import annotations
 

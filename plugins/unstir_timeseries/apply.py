@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,9 +199,8 @@ class ForecastFiles(SeriesFiles):
             said.append(f"{chain.label} gives quantiles and no paths")
         picture = fan_chart(case.measurement, estimate.data, levels=self.percents)
         facts = self.facts(case, estimate, chain)
-        write = lambda folder: page(
-            folder, title=f"Forecast of {name}", picture=picture, table=tables["forecast"], scores=scores, facts=facts
-        )  # noqa: E731
+        shown = {"title": f"Forecast of {name}", "picture": picture, "table": tables["forecast"], "scores": scores, "facts": facts}
+        write = partial(page, **shown)
         return written(out, name, tables, picture, write, {**facts, "backtest": scores.to_dict("records") if scores is not None else []})
 
     def completed(self, panel: xr.Dataset, chain: Chain, out: Path, name: str, progress: Progress, said: list[str]) -> list[str]:
@@ -228,9 +228,8 @@ class ForecastFiles(SeriesFiles):
         table = table[np.isfinite(table["y"])].reset_index(drop=True)
         picture = fan_chart(case.measurement, estimate.data, levels=self.percents)
         shown = self.facts(case, estimate, chain)
-        write = lambda folder: page(
-            folder, title=f"Gaps of {name}", picture=picture, table=table[table.is_imputed], scores=None, facts=shown
-        )  # noqa: E731
+        filled = {"title": f"Gaps of {name}", "picture": picture, "table": table[table.is_imputed], "scores": None, "facts": shown}
+        write = partial(page, **filled)
         return written(out, name, {"imputed": table}, picture, write, shown)
 
     def context(self, chain: Chain, panel: xr.Dataset) -> int:

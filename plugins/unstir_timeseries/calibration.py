@@ -56,7 +56,7 @@ class Coverage:
         """One entry an interval, better the nearer to its name, and the mean error."""
         how = "of targets between the quantiles {} and {}, ends included, pooled over windows, series and steps; {}"
         made = [
-            MetricInfo(f"coverage-{name}", f"in {name} %", "%", "up", f"share {how.format(low, high, RESAMPLED)}; {name} is right, not 100")
+            MetricInfo(f"coverage-{name}", f"in {name} %", "%", "neither", f"share {how.format(low, high, RESAMPLED)}; {name} is right, not 100")
             for name, (low, high) in CENTRAL.items()
         ]
         error = "mean over q = .1 ... .9 of |share of targets at or below quantile q - q|; jackknife parts are windows"
@@ -114,7 +114,7 @@ class Width:
     def describe(self) -> list[MetricInfo]:
         """One entry."""
         how = "sum of (quantile .9 - quantile .1) / sum |y|, pooled over windows, series and scored steps; narrow is good at right coverage"
-        return [MetricInfo("width-80", "width 80 %", "", "down", f"{how}; {RESAMPLED}")]
+        return [MetricInfo("width-80", "width 80 %", "", "neither", f"{how}; {RESAMPLED}")]
 
     def over(self, pairs: Sequence[tuple[Estimate, Case]]) -> dict[str, Score]:
         """Pool the widths.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
 Array = NDArray[Any]
 INK, QUIET, FAINT = "#22252a", "#6b7178", "#e4e6e9"
@@ -24,28 +24,32 @@ WIDTH = 7.6  # inches: 1200 pixels as runs write their pictures
 MOST = 8  # panels of a picture
 
 
-def sheet(count: int, columns: int, height: float, width: float = WIDTH, **options: Any) -> tuple[Figure, list[Axes]]:
+def sheet(count: int, columns: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure with ``count`` panels, row by row.
 
     Args:
         count: of panels.
         columns: panels in a row.
         height: of a row, in inches.
-        width: of the figure, in inches.
         options: of matplotlib's ``subplots``.
     """
     from matplotlib.figure import Figure
 
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(width, rows * height + 0.4), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(WIDTH, rows * height + 0.4), layout="constrained", facecolor="white")
     grid = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
     for axes in grid[count:]:
         axes.remove()
     return figure, grid[:count]
 
 
-def plain_axes(axes: Axes) -> None:
-    """The look of axes with numbers on them."""
+def plain_axes(axes: Axes, ticks: int = 6) -> None:
+    """The look of axes with numbers on them.
+
+    Args:
+        axes: whose.
+        ticks: on a linear vertical axis, at most.
+    """
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.spines[["top", "right"]].set_visible(False)
@@ -55,7 +59,7 @@ def plain_axes(axes: Axes) -> None:
     axes.tick_params(labelsize=7.5, color=QUIET, labelcolor=INK, length=2.5)
     axes.tick_params(which="minor", length=0)
     if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}".replace("-", "\N{MINUS SIGN}")))
 
 
@@ -118,14 +122,13 @@ def label_left(figure: Figure, grid: Sequence[Axes], words: str) -> None:
     figure.align_ylabels(grid)
 
 
-def legend(figure: Figure, grid: Iterable[Axes], columns: int = 6, **look: Any) -> None:
+def legend(figure: FigureBase, grid: Iterable[Axes], columns: int = 6) -> None:
     """One legend above all panels, every name once.
 
     Args:
         figure: the page.
         grid: its panels.
         columns: names in a row.
-        look: of matplotlib's legend.
     """
     found: dict[str, Any] = {}
     for axes in grid:
@@ -133,7 +136,7 @@ def legend(figure: Figure, grid: Iterable[Axes], columns: int = 6, **look: Any) 
             found.setdefault(name, handle)
     order = sorted(found, key=lambda name: name != "observed")
     if found:
-        look = {"fontsize": 7.5, "labelcolor": INK, "frameon": False, "handlelength": 2.4, "columnspacing": 1.4} | look
+        look: dict[str, Any] = {"fontsize": 7.5, "labelcolor": INK, "frameon": False, "handlelength": 2.4, "columnspacing": 1.4}
         figure.legend([found[name] for name in order], order, loc="outside upper left", ncols=columns, **look)
 
 

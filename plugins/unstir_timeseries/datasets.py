@@ -81,7 +81,6 @@ class GEFCom(CardPanel):
     temperature: bool = False
 
     card: ClassVar[str] = "timeseries/gefcom"
-    tiny: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "zones", tuple(self.zones))

@@ -17,7 +17,7 @@ from unstir_timeseries.view import View, spread, views
 
 SHOWN = 3  # windows of a column
 DAYS = 7  # seasons of a window that are shown, at its end
-SPACING_MV = 1.6  # between two leads
+SPACING_MV = 2.0  # between two leads
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,14 @@ class Synthetic:
         first = next(iter(estimates.values()))
         windows = {"held out": both(first, case)[1]} | {title: both(estimate, case)[0] for title, estimate in estimates.items()}
         figure = Figure(figsize=(WIDTH, 5.0), layout="constrained", facecolor="white")
-        grid = figure.add_gridspec(2, 2 * len(windows), height_ratios=[1.25, 1])
+        above, under = figure.subfigures(2, 1, height_ratios=[1.2, 1])
         season, length = int(case.context["season"]), windows["held out"].shape[1]
-        left = len(windows)
-        panels = [figure.add_subplot(grid[0, 2 * place : 2 * place + 2]) for place in range(left)]
+        panels = list(above.subplots(1, len(windows), squeeze=False).flat)
         side_by_side(panels, windows, case, min(length, DAYS * season if season > 1 else 200))
         lags = min(168, length // 2)
         moments = {title: (autocorrelation(made, lags).mean(0), log_periodogram(made).mean(0)) for title, made in windows.items()}
         lag, cycles = np.arange(1, lags + 1), np.arange(1, length // 2 + 1) * season / length
-        below = figure.add_subplot(grid[1, :left]), figure.add_subplot(grid[1, left:])
+        below = list(under.subplots(1, 2))
         for place, (title, (acf, spectrum)) in enumerate(moments.items()):
             look: dict[str, Any] = style(place - 1) if place else {"color": INK, "linewidth": 2.2}
             below[0].plot(lag, acf, label=plain(title), **look)
@@ -73,7 +72,7 @@ class Synthetic:
             plain_axes(axes)
             axes.set_xlabel(word, fontsize=8, color=INK)
             axes.set_ylabel(up, fontsize=8, color=INK)
-        legend(figure, below, columns=min(len(windows), 4))
+        legend(under, below, columns=min(len(windows), 6))
         numbers = [
             pd.DataFrame({"method": title, "kind": kind, "at": at, "value": value})
             for title, pair in moments.items() for kind, at, value in (("acf", lag, pair[0]), ("spectrum_db", cycles, pair[1]))
@@ -98,23 +97,34 @@ def side_by_side(panels: list[Any], windows: Mapping[str, Array], case: Case, st
         steps: of each window that are shown, its last.
     """
     chosen = {title: made[spread(len(made), SHOWN), -steps:] for title, made in windows.items()}
-    real = chosen["held out"]
-    low, high = float(real.min()), float(real.max())
-    gap = max(high - low, 1e-9) * 1.08
+    low, high = np.quantile(chosen["held out"], [0.002, 0.998])
+    gap = 1.1 * max(float(high - low), 1e-9)
     x = np.arange(windows["held out"].shape[1])[-steps:] - case.context["context"]
     for place, (axes, (title, lines)) in enumerate(zip(panels, chosen.items(), strict=True)):
         for number, line in enumerate(lines):
             axes.plot(x, line - number * gap, color=INK if place == 0 else style(place - 1)["color"], linewidth=0.8)
         plain_axes(axes)
-        axes.set_yticks([tick - number * gap for number in range(SHOWN) for tick in (0, 1)], ["0", "1"] * SHOWN)
-        axes.set_ylim(low - (SHOWN - 1) * gap - 0.15 * gap, high + 0.15 * gap)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_ylim(low - (SHOWN - 0.8) * gap, high + 0.3 * gap)
         axes.set_xlim(x[0], x[-1])
         axes.axvline(-0.5, color=QUIET, linewidth=0.7, linestyle=(0, (1, 2)))
         titled(axes, plain(title, 17))
         axes.set_xlabel("step", fontsize=8, color=INK)
-        if place:
-            axes.tick_params(labelleft=False)
-    panels[0].set_ylabel("value / mean size of its context", fontsize=8, color=INK)
+    measure(panels[0], "1", float(low) - (SHOWN - 0.8) * gap)
+    panels[0].set_ylabel("value / mean of its context", fontsize=8, color=INK)
+
+
+def measure(axes: Any, words: str, begin: float) -> None:
+    """A bar at the left edge that is one unit high.
+
+    Args:
+        axes: where.
+        words: what one unit is.
+        begin: where the bar begins.
+    """
+    axes.plot([0.02, 0.02], [begin, begin + 1], transform=axes.get_yaxis_transform(), color=QUIET, linewidth=2, solid_capstyle="butt")
+    axes.annotate(words, (0.045, begin + 0.5), xycoords=axes.get_yaxis_transform(), va="center", fontsize=7, color=QUIET)
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,7 @@ class Leads:
         if case.truth is not None and case.truth.sizes["record"]:
             nearest = int(np.abs(case.truth["heart_rate"].values - asked).argmin())
             records = {"held out": case.truth.isel(record=nearest)} | records
-        figure, grid = sheet(len(records), columns=len(records), height=4.6, sharey=True)
+        figure, grid = sheet(len(records), columns=len(records), height=5.0, sharey=True)
         tables, names = [], [str(name) for name in case.measurement["lead"].values]
         for axes, (title, record) in zip(grid, records.items(), strict=True):
             leads = record["ecg"].transpose("lead", "time").values.astype(np.float64)
@@ -158,12 +168,9 @@ class Leads:
                 axes.plot(time, lead - number * SPACING_MV, color=INK if title == "held out" else FOUND, linewidth=0.8)
             plain_axes(axes)
             axes.set_yticks([-number * SPACING_MV for number in range(len(names))], names)
-            axes.set_ylim(-(len(names) - 0.4) * SPACING_MV, 1.3 * SPACING_MV)
+            axes.set_ylim(-(len(names) - 0.4) * SPACING_MV, 1.2 * SPACING_MV)
             axes.set_xlim(time[0], time[-1])
-            axes.plot([time[-1] - 0.02 * (time[-1] - time[0])] * 2, [0.35 * SPACING_MV, 0.35 * SPACING_MV + 1], color=QUIET, linewidth=2)
-            axes.annotate(
-                "1 mV ", (time[-1] - 0.03 * (time[-1] - time[0]), 0.35 * SPACING_MV + 0.5), ha="right", va="center", fontsize=7, color=QUIET
-            )
+            measure(axes, "1 mV", 0.6 * SPACING_MV)
             axes.set_xlabel("time, s", fontsize=8, color=INK)
             titled(axes, plain(title, 24))
             tables.append(pd.DataFrame({"record": title, "time_s": time} | dict(zip(names, leads, strict=True))))

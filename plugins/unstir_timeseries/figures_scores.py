@@ -39,7 +39,7 @@ from unstir_timeseries.view import View, plural, spread, views
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 AT = 0.01  # share of false alarms that captions speak of
 KEPT = 300  # points of a curve in the numbers
@@ -76,7 +76,7 @@ class Scores:
         ranked = sorted(curves, key=lambda title: -curves[title].area)[: self.most]
         shown = {title: curves[title] for title in curves if title in ranked}
         is_series = "y" in case.measurement
-        figure, panels, corner = page(len(shown) + is_series, is_series)
+        figure, left, panels, corner = page(len(shown) + is_series, is_series)
         if is_series:
             self.series(panels, case, {title: estimates[title] for title in shown})
         else:
@@ -93,8 +93,9 @@ class Scores:
         corner.set_xlabel("share of normal ones that score as high", fontsize=8, color=INK)
         corner.set_ylabel("share of anomalies found", fontsize=8, color=INK)
         titled(corner, "ROC (area)")
-        corner.legend(frameon=False, fontsize=7, labelcolor=INK, loc="upper left", bbox_to_anchor=(-0.05, -0.24 if is_series else -0.3))
-        legend(figure, panels, columns=3)
+        below = corner.legend(frameon=False, fontsize=7, labelcolor=INK, loc="upper left", bbox_to_anchor=(-0.08, -0.2), borderaxespad=0)
+        below.set_in_layout(False)  # the page is high enough
+        legend(left, panels, columns=3)
         if is_series and clock_of(case.measurement):
             panels[-1].set_xlabel(clock_of(case.measurement), fontsize=8, color=QUIET)
         data = pd.concat([curve.frame.assign(method=title) for title, curve in curves.items()], ignore_index=True)
@@ -116,7 +117,7 @@ class Scores:
             titled(panels[place + 1], title)
         titled(panels[0], name)
         for place, axes in enumerate(panels):
-            plain_axes(axes)
+            plain_axes(axes, ticks=4)
             time_axis(axes, case.measurement, x)
             axes.set_ylabel(plain(units_of(case.measurement)) if place == 0 else "score", fontsize=8, color=INK)
             if place < len(panels) - 1:
@@ -124,23 +125,30 @@ class Scores:
                 axes.xaxis.get_offset_text().set_visible(False)
 
 
-def page(count: int, is_series: bool) -> tuple[Figure, list[Axes], Axes]:
+def page(count: int, is_series: bool) -> tuple[Figure, SubFigure, list[Axes], Axes]:
     """A page with panels at the left (below each other for a series, in two columns for points) and one for ROC curves at the right.
 
     Args:
         count: panels at the left.
         is_series: are they below each other?
+
+    Returns:
+        The page, its left part, the panels there, and the one at the right.
     """
     from matplotlib.figure import Figure
 
     columns = 1 if is_series else 2
     rows = math.ceil(count / columns)
-    height = max(rows * (0.95 if is_series else 1.35) + 0.4, 3.6)
+    height = max(rows * (0.95 if is_series else 1.35) + 0.4, 4.2)
     figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
-    grid = figure.add_gridspec(rows, columns + 1, width_ratios=[4.6, 2.6] if is_series else [2.3, 2.3, 2.6])
-    left = [figure.add_subplot(grid[place // columns, place % columns]) for place in range(count)]
-    span = grid[: max(2, rows // 2) if rows > 2 else rows, columns]
-    return figure, left, figure.add_subplot(span)
+    left, right = figure.subfigures(1, 2, width_ratios=[4.9, 2.7])
+    panels = list(left.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.remove()
+    corner = right.subplots()
+    corner.set_box_aspect(1.1)
+    corner.set_anchor("N")
+    return figure, left, panels[:count], corner
 
 
 def histogram(axes: Axes, score: Array, label: Array, title: str) -> None:
@@ -166,7 +174,7 @@ def histogram(axes: Axes, score: Array, label: Array, title: str) -> None:
         shares = np.histogram(own, edges)[0] / max(1, len(own))
         axes.stairs(100 * shares, edges, fill=True, color=tint(colour, 0.35), zorder=1.5 + kind / 10)
         axes.stairs(100 * shares, edges, color=colour, linewidth=1.0, label=name, zorder=2 + kind / 10)
-    plain_axes(axes)
+    plain_axes(axes, ticks=4)
     axes.set_xlabel("score", fontsize=8, color=INK)
     axes.set_ylabel("share, %", fontsize=8, color=INK)
     titled(axes, title)

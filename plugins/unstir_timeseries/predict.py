@@ -230,7 +230,7 @@ def check_panel(panel: xr.Dataset, facts: dict[str, Any], windows: Windows, *, p
 
 
 def shuffled(paths: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """Paths of each series in a random order: under quantile guidance path i is drawn near its level, so that they leave the sampler in order.
+    """Paths of each series in a random order: under quantile guidance path i is drawn near its level, so they leave the sampler in order.
 
     Args:
         paths: (items, samples, steps).

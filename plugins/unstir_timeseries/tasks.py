@@ -1,7 +1,7 @@
 """Questions about series: forecasts from rolling origins, and values to be imputed.
 
-The origins are counted back from the end of the data, ``stride`` steps apart, so that the last window ends where the data end. Nothing that a
-method may fit on reaches beyond the first origin, and no case holds a value of its own horizon.
+The origins are counted back from the end of the data, ``stride`` steps apart, so that the last window ends where the data end. Nothing
+that a method may fit on reaches beyond the first origin, and no case holds a value of its own horizon.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Forecast(PanelTask):
         windows: how many origins, counted back from the end; fewer where the data hold fewer (said).
         stride: steps between origins; the horizon when 0.
         first: step number or stamp of the first origin instead, the others following it.
-        missing: which part of the context is taken away: ``"none"``, ``"rm"`` (at random), ``"bm-b"`` (its beginning), ``"bm-e"`` (its end).
+        missing: what is taken away of the context: ``"none"``, ``"rm"`` (at random), ``"bm-b"`` (its beginning), ``"bm-e"`` (its end).
         gaps: how many steps are taken away; half of the context when 0.
         mask_seed: of what is taken away.
 
@@ -192,7 +192,7 @@ class Impute(PanelTask):
         length: steps of a window.
         windows: how many, counted back from the end.
         stride: steps between them; the length when 0.
-        missing: ``"rm"`` (steps at random), ``"bm-b"``, ``"bm-e"`` (the beginning, the end of the window) or ``"block"`` (one block a series).
+        missing: ``"rm"`` (steps at random), ``"bm-b"``, ``"bm-e"`` (beginning, end of the window) or ``"block"`` (one a series).
         gaps: how many steps of each series are taken away; a quarter when 0.
         mask_seed: of what is taken away.
 
@@ -232,9 +232,8 @@ class Impute(PanelTask):
                 truth = np.where(np.isnan(given), window["y"].values, np.nan)
                 stamp = str(pd.Timestamp(window["time"].values[0]))
                 facts = {"window": f"{self.length} steps from {stamp}", "missing values": f"{self.missing}, {hide.gaps} steps a series"}
-                context = {
-                    "season": int(panel.attrs["season"]), "freq": panel.attrs["freq"], "origin": stamp, "training": training, "facts": facts,
-                }  # fmt: skip
+                context: dict[str, Any] = {"season": int(panel.attrs["season"]), "freq": panel.attrs["freq"], "origin": stamp}
+                context |= {"training": training, "facts": facts}
                 measurement = window.assign(y=(("item", "time"), given)).assign_attrs(horizon=0)
                 key = f"{str(panel.attrs.get('key', 'panel')).lower()}-{origin:06d}"
                 yield Case(key, window[["y"]].assign(y=(("item", "time"), truth)), measurement, context)

@@ -387,8 +387,8 @@ A denoiser of windows of {windows.context} + {windows.horizon} steps ({panel.att
 - **Data**: {training.data}, {panel.sizes["item"]} series up to {training.end or "their end"}; held out of training: {held}.
 - **Network**: {training.blocks} S4D blocks of width {training.width}, {training.states} states, {training.patch} steps a token; \
 {training.style} preconditioning; told what was observed for {training.told:.0%} of the windows, nothing for the rest.
-- **Training**: {training.steps} steps of {training.batch} windows, AdamW {training.rate:g}, precision {training.precision}, EMA {training.ema}, \
-seed {training.seed}; {platform.machine()} CPU unless said otherwise; recipe `unstir train timeseries/gefcom-training`.
+- **Training**: {training.steps} steps of {training.batch} windows, AdamW {training.rate:g}, precision {training.precision}, \
+EMA {training.ema}, seed {training.seed}; {platform.machine()} CPU unless said otherwise; recipe `unstir train timeseries/gefcom-training`.
 - **Held-out error** (standard deviations of the data, at noise levels): {levels}.
 - **Licence**: Apache-2.0 for the weights; the training data keep their own (see `unstir data list`).
 - **Limits**: one utility, hourly load, windows of this length and step. Weather is not known to it.

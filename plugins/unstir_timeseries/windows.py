@@ -1,6 +1,6 @@
 """Windows of a panel as states of a denoiser, and back: scaled by the context, lags and calendar beside.
 
-    state_0 = (y/s - m)/d,   s = max(mean |y| over the observed context, share x mean |y| of the series),   state_j = state_0 shifted by lag j
+    state_0 = (y/s - m)/d,   s = max(mean |y| of the observed context, share x mean |y| of the series),   state_j: state_0 shifted by lag j
 
 A window has C steps of context and H of horizon. Entries that were not observed are 0 in the state and in its mask.
 Reference: Kollovieh et al. 2023 (TSDiff), arXiv:2307.11494; Salinas et al. 2020 (mean scaling), arXiv:1704.04110.

@@ -89,14 +89,14 @@ class MetricInfo:
         key: lower-case with hyphens, without the domain (``"psnr"``).
         title: as it stands in a table's head (``"PSNR"``).
         unit: ``"dB"``, ``"mm"``, or ``""`` where there is none.
-        better: ``"up"`` when larger is better, else ``"down"``.
+        better: ``"up"`` when larger is better, ``"down"`` when smaller is, ``"neither"`` for a fact that is no race (a coverage, a width).
         definition: one sentence with the equation and its conventions (data range, region, variant).
     """
 
     key: str
     title: str
     unit: str
-    better: Literal["up", "down"]
+    better: Literal["up", "down", "neither"]
     definition: str
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from unstir_pipelines.report.findings import listed, signed
 from unstir_pipelines.report.page import inline, pages
-from unstir_pipelines.results import digits_of, headed, shown
+from unstir_pipelines.results import ARROWS, digits_of, headed, shown
 from unstir_pipelines.store import to_json
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _answer(comparison: Comparison) -> str:
 def _head(comparison: Comparison, column: tuple[str, str, str]) -> dict[str, str]:
     entry = next(entry for entry in comparison.entries if entry.column == column)
     info = entry.results.info(entry.metric)
-    return {"text": headed(info), "arrow": "↑" if info.better == "up" else "↓"}
+    return {"text": headed(info), "arrow": ARROWS[info.better]}
 
 
 def _row(comparison: Comparison, row: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from unstir_pipelines import figures
 from unstir_pipelines.figures import Gallery, Picture
 from unstir_pipelines.pairing import DRAWS
 from unstir_pipelines.report import findings, provenance
-from unstir_pipelines.results import COST_KEYS, Results, digits_of, headed, read, setting_title, shown
+from unstir_pipelines.results import ARROWS, COST_KEYS, Results, digits_of, headed, read, setting_title, shown
 from unstir_pipelines.store import write_whole
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _run(results: Results) -> Run | None:
 
 
 def _arrow(results: Results, metric: str) -> str:
-    return "" if metric in COST_KEYS else "↑" if results.info(metric).better == "up" else "↓"
+    return "" if metric in COST_KEYS else ARROWS[results.info(metric).better]
 
 
 def _rival(results: Results, setting: Setting) -> str | None:
@@ -272,7 +272,7 @@ def _rows(results: Results, setting: Setting, metrics: list[str]) -> list[dict[s
             strip = None
             if number is not None and math.isfinite(number.half) and high > low and metric not in COST_KEYS:
                 ends = [100 * (end - low) / (high - low) for end in (number.low, number.mean, number.high)]
-                left, middle, right = ends if number.better == "up" else [100 - end for end in reversed(ends)]
+                left, middle, right = ends if number.better != "down" else [100 - end for end in reversed(ends)]
                 strip = {"left": f"{left:.1f}", "width": f"{max(right - left, 0.5):.1f}", "middle": f"{middle:.1f}"}
             cells.append({"text": text, "half": half, "best": label == leader, "strip": strip})
         difference = results.difference(label, rival, setting, results.leads[0]) if rival and label != rival else None
