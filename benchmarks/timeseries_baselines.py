@@ -83,7 +83,7 @@ def table(setting: str, task: Any, data: xr.Dataset, rows: Rows) -> Iterator[str
     made, spent = pairs(task, data, {name: method for name, (method, _) in rows.items()})
     for name, (_, asked) in rows.items():
         value = CRPS().over(made[name])["crps"].value
-        quantiles = made[name][0][0].data["quantiles"]
+        quantiles = made[name][0][0].data["quantiles"].values
         inside = "" if (quantiles == quantiles[:, :1]).all() else f"{Coverage().over(made[name])['coverage-80'].value:.1f}"
         plan = "" if asked is None else f"{asked:.5f}" if asked == 0.01075 else f"{asked:.4f}"
         yield f"| {setting} | {name} | {value:.4f} | {plan} | {inside} | {spent[name]:.1f} |"

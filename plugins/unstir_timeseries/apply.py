@@ -95,7 +95,7 @@ class ForecastFiles(SeriesFiles):
         horizon: steps to forecast.
         levels: quantiles in percent: 10,50,90.
         impute: fill the gaps of the past instead.
-        method: of the recipe timeseries/forecast (tsdiff-pigdm, tsdiff-q, ridge-residual...), or a registered one.
+        method: of the recipe timeseries/forecast (tsdiff-cov, tsdiff-q, ridge-residual...), or a registered one.
         options: in place of the recipe's: ``{samples: 200}``.
         model: a checkpoint (name or folder), or ``fit`` for one trained on this file first (minutes); when empty, the one of hourly
             load for hourly series and ``fit`` for the rest.
@@ -106,7 +106,7 @@ class ForecastFiles(SeriesFiles):
     horizon: int = 24
     levels: str | list[float] = "10,50,90"
     impute: bool = False
-    method: str = "tsdiff-pigdm"
+    method: str = "tsdiff-cov"
     options: dict[str, Any] = field(default_factory=dict)
     model: str = ""
     steps: int = 3000

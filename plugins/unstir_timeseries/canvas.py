@@ -158,7 +158,7 @@ def units_of(panel: xr.Dataset) -> str:
 def clock_of(panel: xr.Dataset) -> str:
     """What a reader must know of the time axis, "" where the stamps speak for themselves."""
     if not has_calendar(panel):
-        return f"steps ({panel.attrs.get('freq', 'regular')}) from the {'origin' if panel.attrs.get('horizon') else 'beginning'}"
+        return f"steps from the {'origin' if panel.attrs.get('horizon') else 'beginning'}"
     return "times in UTC" if panel.attrs.get("tz") and panel.attrs.get("clock") == "utc" else ""
 
 

@@ -8,7 +8,7 @@ lambda is the item's own mean sale a step, x of mean 1 is its hidden rate, and z
 need no threshold, and no lambda is tuned: a larger one would add jumps that the data do not have, a smaller one throw sales away.
 As x is never seen, f is trained by thinning the sales themselves: z_0 - z_t is an unbiased draw of (1 - alpha_t) lambda x, and the
 paper's Bregman loss between it and its belief is the path loss of pure death. In the limit of many steps sampling is exact for the exact
-f; in N of them it is biased by the first order of 1/N, towards too few zeros (about .01 at 40 steps).
+f; in N of them it is biased by the first order of 1/N, towards too few zeros (about .01 of the days at 40 steps).
 
 References: Chen & Zhou 2023 (Learning to jump), arXiv:2305.18375; Santos et al. 2023 (Blackout diffusion), arXiv:2305.11089.
 """

@@ -107,7 +107,7 @@ def side_by_side(panels: list[Any], windows: Mapping[str, Array], case: Case, st
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_ylim(low - (SHOWN - 0.8) * gap, high + 0.3 * gap)
-        axes.set_xlim(x[0], x[-1])
+        axes.set_xlim(x[0] - 0.12 * len(x), x[-1])  # room for the bar
         axes.axvline(-0.5, color=QUIET, linewidth=0.7, linestyle=(0, (1, 2)))
         titled(axes, plain(title, 17))
         axes.set_xlabel("step", fontsize=8, color=INK)

@@ -60,7 +60,7 @@ class DeepAR:
     unrolled: int = 72
     steps: int = 3000
     batch: int = 64
-    rate: float = 1e-3
+    rate: float = 5e-3
     clip: float = 10.0
     patience: int = 8
     missing: float = 0.2

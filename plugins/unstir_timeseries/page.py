@@ -53,7 +53,8 @@ p { max-width: 44rem; margin: 0 0 .9rem; overflow-wrap: break-word; }
 .kicker, .note, table, dl, figcaption, footer { font-family: var(--sans); }
 .kicker, .note, footer { font-size: .8125rem; color: var(--quiet); }
 figure { margin: 1.2rem 0 0; break-inside: avoid; }
-figure .paper { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: clamp(.4rem, 1.5vw, .9rem); overflow-x: auto; }
+figure .paper { background: #fff; border: 1px solid var(--line); border-radius: 8px; overflow-x: auto;
+  padding: clamp(.4rem, 1.5vw, .9rem); }
 figure img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
 figcaption { margin-top: .6rem; font-size: .875rem; color: var(--quiet); max-width: 46rem; }
 .scroll { overflow-x: auto; margin: 0 0 .8rem; }
@@ -194,37 +195,53 @@ def trust(scores: pd.DataFrame) -> str:
         if len(better):
             said.append(f"{', '.join(map(str, better))} did better here.")
     if "coverage-80" in scores and math.isfinite(first["coverage-80"]):
-        said.append(f"Its 80 % band held {first['coverage-80']:.0f} % of the true values.")
+        said.append(f"The 80 % band of {first['method']} held {first['coverage-80']:.1f} % of the true values.")
     if count < FEW:
         number = f"{count} windows say" if count > 1 else "One window says"
         said.append(f"{number} little: other weeks may differ from these by more than the methods do.")
-    return " ".join(said)
+    return " ".join(said).replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def cells(frame: pd.DataFrame) -> dict[str, Any]:
-    """A table in words: its head and its rows.
+    """A table in words: its head and its rows, as many digits in all rows of a column.
 
     Args:
         frame: any.
     """
     head = [NAMES.get(str(name), str(name)) for name in frame.columns]
-    return {"head": head, "rows": [[shown(value) for value in row] for row in frame.itertuples(index=False, name=None)]}
+    columns = [[shown(value, places(column)) for value in column] for _, column in frame.items()]
+    return {"head": head, "rows": list(zip(*columns, strict=True))}
 
 
-def shown(value: Any) -> str:
-    """A value as a reader reads it: five digits of a number, stamps to the minute where that is all.
+def places(column: pd.Series) -> int | None:
+    """Digits after the point that give the largest number of a column five digits, at most four; ``None`` where it has no fixed ones.
+
+    Args:
+        column: of a table.
+    """
+    if column.dtype.kind != "f":
+        return None
+    size = column.abs()[column.abs() < math.inf].max()
+    return min(4, max(0, 4 - math.floor(math.log10(size)))) if 1e-3 <= size < 1e12 else None
+
+
+def shown(value: Any, digits: int | None = None) -> str:
+    """A value as a reader reads it, stamps to the minute where that is all.
 
     Args:
         value: of a cell.
+        digits: after the point of a number; five digits in all when ``None``.
     """
     if isinstance(value, pd.Timestamp):
         return value.strftime("%Y-%m-%d %H:%M:%S%z" if value.second else "%Y-%m-%d %H:%M%z")
     if isinstance(value, bool) or type(value).__name__ == "bool_":
         return "yes" if value else "no"
-    if isinstance(value, int) or hasattr(value, "dtype") and getattr(value.dtype, "kind", "") in "iu":
-        return f"{int(value):,}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):
-        return f"{value:,.5g}".replace("e+0", "e").replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "\N{EN DASH}"
+        if not math.isfinite(value):
+            return "\N{EN DASH}"
+        return (f"{value:,.5g}" if digits is None else f"{value:,.{digits}f}").replace("-", "\N{MINUS SIGN}")
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {shown(one)}" for name, one in value.items()) or "none"
     if isinstance(value, list | tuple):

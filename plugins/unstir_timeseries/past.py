@@ -137,6 +137,8 @@ def quantiles_of(values: Array) -> Array:
     Args:
         values: (rows, any), NaN where not observed.
     """
+    if values.size and np.isfinite(values).all():  # the same numbers, many times faster
+        return np.quantile(values, LEVELS, axis=1).T
     made = np.full((len(values), len(LEVELS)), np.nan)
     if (some := np.isfinite(values).any(1)).any():
         made[some] = np.nanquantile(values[some], LEVELS, axis=1).T

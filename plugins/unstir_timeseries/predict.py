@@ -19,17 +19,21 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
+from torch import Tensor
 
 import unstir
 from unstir import names
 from unstir.denoiser import Denoiser
 from unstir.errors import CheckpointError, DataError, UserError
+from unstir.guide import KnownCovariance
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir_timeseries.guidance import ObservationGuidance
 from unstir_timeseries.panel import forecast
 from unstir_timeseries.windows import Encoded, Windows
 
-Guidance = Literal["quantile", "mse", "pigdm", "covariance", "told"]
+MOST = 8000
+"""Past windows that a covariance is made of, at most."""
+Guidance = Literal["quantile", "mse", "pigdm", "covariance", "past", "told"]
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,16 @@ class TSDiff:
     """Draw paths of the values that were not observed: the horizon of a forecast, the gaps of an imputation.
 
     Args:
-        guide: ``"quantile"``, ``"mse"``, ``"pigdm"``, ``"covariance"``, or ``"told"`` for a network that is told what was observed.
+        guide: ``"past"`` (the covariance of the panel's own past windows: no derivative, the default), ``"quantile"``, ``"mse"``, ``"pigdm"``,
+            ``"covariance"`` (the model's own, by its derivative), or ``"told"`` for a network that is told what was observed.
         scale: of ``"quantile"`` and ``"mse"``.
         std: of ``"pigdm"``, standard deviation of the data in units of the state.
-        noise: of ``"pigdm"`` and ``"covariance"``, standard deviation of the observations in units of the state.
+        noise: of ``"pigdm"``, ``"covariance"`` and ``"past"``, standard deviation of the observations in units of the state.
         iterations: of ``"covariance"``.
         solver: a solver of the core.
         grid: a grid of the core.
         samples: paths a series.
+        spread: factor on the paths' distances from their median, chosen on held-out windows: a model of few years is too sure.
         positive: are paths held at or above 0? Refused where the history has negative values.
         batch: paths worked on at a time.
 
@@ -52,14 +58,15 @@ class TSDiff:
         UserError: an option out of range.
     """
 
-    guide: Guidance = "quantile"
+    guide: Guidance = "past"
     scale: float = 4.0
     std: float = 1.0
-    noise: float = 0.05
+    noise: float = 0.1
     iterations: int = 10
     solver: str = "logistic3"
-    grid: str = "logistic:20"
+    grid: str = "logistic:10"
     samples: int = 100
+    spread: float = 1.0
     positive: bool = False
     batch: int = 2000
 
@@ -69,6 +76,8 @@ class TSDiff:
     def __post_init__(self) -> None:
         if self.guide not in get_args(Guidance):
             raise UserError(f"guide must be one of {', '.join(get_args(Guidance))}, got {self.guide!r}")
+        if not 0 < self.spread < float("inf"):
+            raise UserError(f"spread is a positive factor, got {self.spread}")
         for name, number in (("samples", self.samples), ("batch", self.batch)):
             if number < 1:
                 raise UserError(f"{name} must be at least 1, got {number}")
@@ -78,8 +87,8 @@ class TSDiff:
 
     @property
     def guidance(self) -> ObservationGuidance | None:
-        """The guides' options; ``None`` for a network that is told."""
-        if self.guide == "told":
+        """The options of a guide that differentiates; ``None`` for the others."""
+        if self.guide in ("told", "past"):
             return None
         scale = self.scale if self.guide in ("quantile", "mse") else float(self.scale > 0)
         return ObservationGuidance(self.guide, scale=scale, std=self.std, noise=self.noise, iterations=self.iterations)
@@ -154,27 +163,75 @@ class TSDiff:
         nfe, ends = 0, window_ends(y, windows)
         for number, end in enumerate(ends):
             encoded = windows.encode(panel, end)
-            found, evaluations = self.draw(prior, windows, encoded, seed + number, _part(progress, number, len(ends)))
+            past = past_covariance(panel, windows, end) if self.guide == "past" else None
+            found, evaluations = self.draw(prior, windows, encoded, seed + number, _part(progress, number, len(ends)), past=past)
             nfe += evaluations
             span = slice(max(end - windows.length, 0), end)
             part = found[..., windows.length - (span.stop - span.start) :]
+            if self.spread != 1:
+                middle = np.median(part, 1, keepdims=True)
+                part = middle + self.spread * (part - middle)
             made[..., span] = np.where(np.isnan(y[:, None, span]), part, y[:, None, span])
         if self.positive:
             made = np.maximum(made, 0.0)
         return shuffled(made, seed) if self.guide == "quantile" else made, nfe
 
     def draw(
-        self, prior: Denoiser, windows: Windows, encoded: Encoded, seed: int, progress: Progress = None
+        self, prior: Denoiser, windows: Windows, encoded: Encoded, seed: int, progress: Progress = None, *, past: Tensor | None = None
     ) -> tuple[NDArray[np.float64], int]:
         """Paths of windows, (rows, samples, L) in the units of the series, and evaluations a path."""
         rows, guidance = len(encoded.values), self.guidance
         drawn: dict[str, Any] = {"solver": self.solver, "grid": self.grid, "seed": seed, "batch": self.batch, "progress": progress}
-        if guidance is None:
+        if past is not None:
+            told = {"observation": encoded.values, "observed": encoded.mask}
+            rows_of = {key: value.repeat_interleave(self.samples, 0) for key, value in told.items()}
+            guides = [KnownCovariance(past, noise=self.noise)]
+            found = unstir.sample(
+                prior, rows * self.samples, guides=guides, condition={**encoded.condition(self.samples), **rows_of}, **drawn
+            )
+        elif guidance is None:
             found = unstir.sample(prior, rows * self.samples, condition=encoded.condition(self.samples, told=True) or None, **drawn)
         else:
             y = torch.where(encoded.mask > 0, encoded.values, torch.nan)
             found = guidance.sample(prior, y, samples=self.samples, condition=encoded.condition(), **drawn)
         return windows.decode(found.x, encoded), found.nfe  # type: ignore[arg-type]
+
+
+def past_covariance(panel: xr.Dataset, windows: Windows, end: int) -> Tensor:
+    """The covariance of a panel's own past windows, in units of the state, shrunk by Ledoit and Wolf's rule.
+
+    Windows that end a whole number of weeks (of seasons, of steps, where these are too few) before ``end`` and have no gap, of all series;
+    where there are fewer than two, half a unit of variance and no correlation.
+
+    Args:
+        panel: dims (item, time); nothing after its last observed step is looked at.
+        windows: how windows become states.
+        end: where the window to be drawn ends.
+
+    Returns:
+        (n, n), n the entries of a state.
+
+    Reference: Ledoit and Wolf 2004, J. Multivariate Analysis.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    observed = np.flatnonzero(np.isfinite(panel["y"].values).any(0))
+    last, season = (int(observed[-1]) + 1 if len(observed) else 0), int(panel.attrs["season"])
+    size, states = windows.channels * windows.length, torch.empty(0, windows.channels * windows.length)
+    for cycle in (7 * season, season, 1):
+        ends = np.arange(end - cycle, windows.length + windows.reach - 1, -cycle)
+        ends = ends[ends <= last]
+        items = 1 if windows.series > 1 else panel.sizes["item"]
+        ends = ends[: max(MOST // items, 1)]
+        if len(ends):
+            drawn = windows.take(panel, np.tile(np.arange(items), len(ends)), np.repeat(ends, items))
+            whole = drawn.mask.flatten(1).all(1)
+            states = drawn.values.flatten(1)[whole]
+        if len(states) >= 2 * size:
+            break
+    if len(states) < 2:
+        return 0.5 * torch.eye(size, dtype=torch.float64)
+    return torch.from_numpy(ledoit_wolf(states.double().numpy())[0])
 
 
 def window_ends(y: NDArray[Any], windows: Windows) -> list[int]:
@@ -214,7 +271,7 @@ def check_panel(panel: xr.Dataset, facts: dict[str, Any], windows: Windows, *, p
     horizon = int(panel.attrs.get("horizon", 0))
     if horizon > windows.length // 2:
         raise CheckpointError(
-            f"this checkpoint knows windows of {windows.length} steps, and a horizon of {horizon} would leave less than half for the context"
+            f"this checkpoint knows windows of {windows.length} steps, and a horizon of {horizon} leaves less than half for its past"
         )
     y = panel["y"].values
     if np.isinf(y).any():

@@ -44,11 +44,11 @@ def stable_scale(denoiser: Denoiser, *, solver: Any, grid: Any, condition: Mappi
         condition: of the model itself; its first row is taken.
 
     Returns:
-        s, to 2 digits, from below; 0 where none is.
+        s, to 2 %, from below; 0 where none is.
     """
     variance, low, high = leading_variance(denoiser, condition), 0.0, 1e6
-    while high - low > 0.01 * high:
-        middle = math.sqrt(low * high) if low else high / 10
+    while high - low > 0.02 * high:
+        middle = math.sqrt(low * high) if low else high / 100
         if middle < 1e-9:
             return 0.0
         low, high = (middle, high) if survives(middle, variance, denoiser.process, solver, grid) else (low, middle)

@@ -17,6 +17,7 @@ _LAZY = {
     "ProximalData": "proximal",
     "DDNM": "proximal",
     "Likelihood": "likelihood",
+    "KnownCovariance": "covariance",
     "PiGDM": "pigdm",
     "MMPS": "mmps",
     "TMPD": "mmps",
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from unstir.guide.minority import minority_score as minority_score
     from unstir.guide.mmps import MMPS as MMPS
     from unstir.guide.mmps import TMPD as TMPD
+    from unstir.guide.covariance import KnownCovariance as KnownCovariance
     from unstir.guide.pigdm import PiGDM as PiGDM
     from unstir.guide.proximal import DDNM as DDNM
     from unstir.guide.proximal import ProximalData as ProximalData

@@ -104,6 +104,7 @@ def unstir_guides() -> dict[str, str]:
         "regions": "unstir.guide.regions:Regions",
         "proximal-data": "unstir.guide.proximal:ProximalData",
         "ddnm": "unstir.guide.proximal:DDNM",
+        "known-covariance": "unstir.guide.covariance:KnownCovariance",
         "pigdm": "unstir.guide.pigdm:PiGDM",
         "mmps": "unstir.guide.mmps:MMPS",
         "tmpd": "unstir.guide.mmps:TMPD",

@@ -27,13 +27,12 @@ from torch import Tensor
 from unstir import checkpoint
 from unstir.denoiser import Denoiser, NetworkDenoiser, Normaliser
 from unstir.errors import CheckpointError, DataError, UserError
-from unstir.nn import UNet
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir.process import EDM
 from unstir.train import EMA, DenoisingLoss, LogNormal, Schedule, Trainer
 from unstir_timeseries.ecg.leads import LEADS, complete, independent_of
 from unstir_timeseries.ecg.metrics import heart_rate
-from unstir_timeseries.ecg.network import GRID, KIND, SOLVER, generated, told
+from unstir_timeseries.ecg.network import GRID, KIND, SOLVER, BeatNetwork, generated, told
 from unstir_timeseries.ecg.records import RANGE, SIMULATED, SimulatedECG, dataset
 
 
@@ -48,6 +47,7 @@ class ECGTraining:
         sampling_rate: samples per second.
         data_seed: of the simulation.
         widths: channels of the network's levels.
+        attention: levels with self-attention.
         blocks: residual blocks a level.
         stem: samples that the network folds into channels.
         drop: share of windows whose rate is not told, for classifier-free guidance.
@@ -67,14 +67,15 @@ class ECGTraining:
     seconds: float = 4.0
     sampling_rate: int = 100
     data_seed: int = 0
-    widths: tuple[int, ...] = (32, 48, 64)
+    widths: tuple[int, ...] = (40, 32, 32, 48)
+    attention: tuple[int, ...] = (2, 3)
     blocks: int = 1
-    stem: int = 4
+    stem: int = 2
     drop: float = 0.1
-    batch: int = 32
+    batch: int = 16
     steps: int = 3000
     rate: float = 3e-3
-    decay: int = 1000
+    decay: int = 1200
     ema: float = 0.995
     seed: int = 0
 
@@ -130,15 +131,15 @@ class ECGTraining:
         return round(self.seconds * self.sampling_rate)
 
     def network(self) -> dict[str, Any]:
-        """Keyword arguments of the U-Net."""
-        size = {"widths": list(self.widths), "blocks": self.blocks, "stem": self.stem, "embedding": 64, "features": 3}
-        return {"dim": 1, "in_channels": len(LEADS), "out_channels": len(LEADS), **size}
+        """Keyword arguments of the network."""
+        size = {"widths": list(self.widths), "attention": list(self.attention), "blocks": self.blocks, "stem": self.stem}
+        return {"leads": len(LEADS), "sampling_rate": self.sampling_rate, **size}
 
     def denoiser(self, normaliser: Normaliser) -> NetworkDenoiser:
         """The untrained denoiser; its weights depend on the seed alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = UNet(**self.network())
+            network = BeatNetwork(**self.network())
         return NetworkDenoiser(
             network, EDM(), parameterisation="edm", shape=(len(LEADS), self.samples), sigma_data=1.0, normaliser=normaliser
         )
@@ -158,7 +159,7 @@ class ECGTraining:
         ]
         denoiser.card = card(self, float(np.mean(errors)), sum(p.numel() for p in denoiser.network.parameters()))
         facts = {"kind": KIND, "leads": list(LEADS), "sampling_rate": self.sampling_rate, "heart_rate": list(RANGE), "simulated": SIMULATED}
-        return checkpoint.save(denoiser, out, network="unet", config=self.network(), dtype=torch.float16, facts=facts)
+        return checkpoint.save(denoiser, out, network="timeseries/ecg-unet", config=self.network(), dtype=torch.float16, facts=facts)
 
 
 @dataclass(frozen=True)
@@ -349,7 +350,8 @@ A demonstration: a denoiser of 12-lead ECG of {training.seconds:g} s at {trainin
 
 - **Data**: {training.records} records of {training.record_seconds:g} s, {SIMULATED}; rates {RANGE[0]:g} to {RANGE[1]:g} beats per minute, \
 seed {training.data_seed}. Held-out records are other simulated persons.
-- **Network**: 1D U-Net, widths {width}, {parameters} parameters, EDM preconditioning; \
+- **Network**: 1D U-Net with a clock of the rate, widths {width}, \
+{parameters} parameters, EDM preconditioning; \
 the rate is left out of {training.drop:.0%} of windows.
 - **Training**: {training.steps} steps of {training.batch} windows, Adam {training.rate:g}, EMA {training.ema}, seed {training.seed}; \
 {platform.machine()} CPU; recipe `unstir train timeseries/ecg`.

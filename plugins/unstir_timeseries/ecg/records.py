@@ -2,7 +2,7 @@
 
     dz/dt = -sum_i g_i a_i (theta - theta_i) exp(-(theta - theta_i)^2 / 2 b_i^2) - (z - z_0),      i in P, Q, R, S, T
 
-Simulated data, a demonstration: no patient, no sex, no age, no disease, no electrode. Each lead spans at most 1.6 mV, for ECGSYN scales it so.
+Simulated data, a demonstration: no patient, no sex, no age, no disease, no electrode. Each lead spans at most 1.6 mV: ECGSYN scales it.
 neurokit2's own "multileads" scales all twelve leads separately, so that its III is not II - I; here only the eight independent leads are
 simulated (with neurokit2's weights g of the waves) and the other four follow.
 [McSharry et al. 2003, IEEE Trans. Biomed. Eng. 50(3); Makowski et al. 2021, Behav. Res. Methods 53]

@@ -43,7 +43,7 @@ def test_a_forecast_is_tables_a_picture_and_a_page(model, tmp_path):
     assert found["ds"].min() == pd.Timestamp("2024-01-13 12:00")
     assert len(pd.read_parquet(tmp_path / "out" / "load-paths.parquet")) == 2 * 12 * 4
     card = json.loads((tmp_path / "out" / "load-forecast.json").read_text())
-    assert [row["method"] for row in card["backtest"]] == ["tsdiff-pigdm", "seasonal-residual"]
+    assert [row["method"] for row in card["backtest"]] == ["tsdiff-cov", "seasonal-residual"]
     assert "seasonal-residual" in (tmp_path / "out" / "load-report.html").read_text()
 
 

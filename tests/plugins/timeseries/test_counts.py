@@ -189,7 +189,7 @@ def test_jumps_keep_a_negative_binomial_law_better_than_rounded_normal_noise(tmp
     """Both trained alike (400 updates of 128 counts), 20 evaluations a sample; normal noise on the best of its grids here, quadratic.
 
     Measured at 600 updates, two seeds: W1 .10 and .07 beside .31 and .26, zeros .02 and .01 off beside .04 and .03. At 500 evaluations
-    normal noise has .06 and .01: jumps need fewer steps, they do not reach a better law. Six thousand exact draws have W1 .05.
+    normal noise has .06 and .01: jumps need fewer steps, they do not reach a better law. Exact draws, 6000 of them, have W1 .06.
     """
     law = law_of(0.0)
     ours, theirs = distances(jumped(law, 400, 20, 4000), law), distances(rounded(law, 400, 20, 4000, tmp_path), law)
