@@ -27,6 +27,7 @@ from unstir_timeseries.canvas import (
     has_calendar,
     label_left,
     legend,
+    plain,
     plain_axes,
     sheet,
     time_axis,
@@ -267,7 +268,7 @@ def score_chart(panel: xr.Dataset, scored: xr.Dataset, *, labels: xr.Dataset | x
 
     Args:
         panel: dims (item, time).
-        scored: ``score`` (item, time) of its steps or of the last of them; NaN where there is none.
+        scored: ``score`` (item, time) of its steps, or of the last of them; NaN where there is none.
         labels: 1 where a step is anomalous, (item, time) like the score; shaded.
         top: how many separate peaks of a series are marked.
 
@@ -287,20 +288,22 @@ def score_chart(panel: xr.Dataset, scored: xr.Dataset, *, labels: xr.Dataset | x
     highest = np.nan_to_num(score.values, nan=-np.inf).max(1)
     chosen = sorted(np.argsort(-highest, kind="stable")[: MOST // 2])
     figure, grid = sheet(2 * len(chosen), columns=1, height=1.15 if len(chosen) > 1 else 1.6)
+    x, late = axis_of(panel), panel.sizes["time"] - score.sizes["time"]
     for number, place in enumerate(chosen):
         above, below = grid[2 * number : 2 * number + 2]
-        x, began = axis_of(panel), panel.sizes["time"] - score.sizes["time"]
-        y, values = panel["y"].sel(item=names[place]).values, score.values[place]
-        draw_scores(above, below, x, y, values, None if marked is None else marked[place], top)
+        values = np.concatenate([np.full(late, np.nan), score.values[place]])
+        label = None if marked is None else np.concatenate([np.zeros(late), marked[place]])
+        draw_scores(above, below, x, panel["y"].sel(item=names[place]).values, values, label, top)
         titled(above, names[place])
+        began = int(np.argmax(np.isfinite(values)))
         for axes, what in ((above, units_of(panel)), (below, "score")):
             plain_axes(axes)
-            axes.set_ylabel(what, fontsize=8, color=INK)
+            axes.set_ylabel(plain(what), fontsize=8, color=INK)
             time_axis(axes, panel, x)
             if began:
                 axes.axvspan(x[0], x[began], color=FAINT, linewidth=0, zorder=0)
         if began:
-            above.annotate("training", (0.005, 0.97), xycoords="axes fraction", va="top", fontsize=7, color=QUIET)
+            below.annotate("not scored", (0.005, 0.95), xycoords="axes fraction", va="top", fontsize=7, color=QUIET)
         above.tick_params(labelbottom=False)
         above.xaxis.get_offset_text().set_visible(False)
     figure.align_ylabels(grid)
@@ -320,24 +323,23 @@ def draw_scores(above: Axes | None, below: Axes, x: Array, y: Array, score: Arra
         below: where the score goes.
         x: (steps,).
         y: (steps,).
-        score: (the last steps,).
-        label: of the same, 1 where anomalous.
+        score: (steps,), NaN where there is none.
+        label: (steps,), 1 where anomalous.
         top: how many peaks are marked.
     """
     if above is not None:
         above.plot(x, y, color=INK, linewidth=0.8)
-    at = x[len(x) - len(score) :]
-    below.plot(at, score, color=FOUND, linewidth=0.9)
+    below.plot(x, score, color=FOUND, linewidth=0.9)
     below.margins(y=0.12)
-    for place in peaks(score, top):
-        below.plot(at[place], score[place], "o", color=FOUND, markersize=3.5, zorder=3)
-        if above is not None and np.isfinite(y[len(x) - len(score) + place]):
-            above.plot(at[place], y[len(x) - len(score) + place], "o", color=FOUND, markersize=3.5, zorder=3)
+    marked = peaks(score, top)
+    for axes, values in ((above, y), (below, score)):
+        if axes is not None and marked:
+            axes.plot(x[marked], values[marked], "o", color=FOUND, markersize=3.5, zorder=3)
     if label is not None:
         least = max(1, len(x) // 250)  # an event of twelve steps among thousands must be seen
         for begin, end in runs(np.asarray(label) == 1):
             wide = max(0, least - (end - begin)) // 2
-            span = at[max(0, begin - wide)], at[min(len(at), end + wide) - 1]
+            span = x[max(0, begin - wide)], x[min(len(x), end + wide) - 1]
             for axes in filter(None, (above, below)):
                 axes.axvspan(*span, color=tint(EVENT, 0.4), linewidth=1.0, zorder=0.5, label="labelled anomalous")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from unstir.errors import MissingExtra
 from unstir.plugin.protocols import Case, Drawn, Estimate, RunView
 from unstir_timeseries.canvas import FOUND, INK, MOST, QUIET, WIDTH, Array, legend, plain, plain_axes, sheet, style, titled
 from unstir_timeseries.view import View, spread, views
+
+if TYPE_CHECKING:
+    from matplotlib.figure import SubFigure
 
 SHOWN = 3  # windows of a column
 DAYS = 7  # seasons of a window that are shown, at its end
@@ -52,7 +55,7 @@ class Synthetic:
         first = next(iter(estimates.values()))
         windows = {"held out": both(first, case)[1]} | {title: both(estimate, case)[0] for title, estimate in estimates.items()}
         figure = Figure(figsize=(WIDTH, 5.0), layout="constrained", facecolor="white")
-        above, under = figure.subfigures(2, 1, height_ratios=[1.2, 1])
+        above, under = cast("list[SubFigure]", figure.subfigures(2, 1, height_ratios=[1.2, 1]))
         season, length = int(case.context["season"]), windows["held out"].shape[1]
         panels = list(above.subplots(1, len(windows), squeeze=False).flat)
         side_by_side(panels, windows, case, min(length, DAYS * season if season > 1 else 200))

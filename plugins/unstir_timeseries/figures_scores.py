@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -141,7 +141,7 @@ def page(count: int, is_series: bool) -> tuple[Figure, SubFigure, list[Axes], Ax
     rows = math.ceil(count / columns)
     height = max(rows * (0.95 if is_series else 1.35) + 0.4, 4.2)
     figure = Figure(figsize=(WIDTH, height), layout="constrained", facecolor="white")
-    left, right = figure.subfigures(1, 2, width_ratios=[4.9, 2.7])
+    left, right = cast("list[SubFigure]", figure.subfigures(1, 2, width_ratios=[4.9, 2.7]))
     panels = list(left.subplots(rows, columns, squeeze=False).flat)
     for axes in panels[count:]:
         axes.remove()

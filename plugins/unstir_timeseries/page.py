@@ -221,6 +221,8 @@ def places(column: pd.Series) -> int | None:
     """
     if column.dtype.kind != "f":
         return None
+    if str(column.name).startswith("coverage-") and column.max() > 1:
+        return 1
     size = column.abs()[column.abs() < math.inf].max()
     return min(4, max(0, 4 - math.floor(math.log10(size)))) if 1e-3 <= size < 1e12 else None
 

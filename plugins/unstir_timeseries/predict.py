@@ -41,7 +41,7 @@ class TSDiff:
     """Draw paths of the values that were not observed: the horizon of a forecast, the gaps of an imputation.
 
     Args:
-        guide: ``"past"`` (the covariance of the panel's own past windows: no derivative, the default), ``"quantile"``, ``"mse"``, ``"pigdm"``,
+        guide: ``"past"`` (covariance of the past windows of the panel: no derivative, the default), ``"quantile"``, ``"mse"``, ``"pigdm"``,
             ``"covariance"`` (the model's own, by its derivative), or ``"told"`` for a network that is told what was observed.
         scale: of ``"quantile"`` and ``"mse"``.
         std: of ``"pigdm"``, standard deviation of the data in units of the state.
