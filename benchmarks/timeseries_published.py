@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 import unstir
 from unstir_timeseries.baselines import RandomWalk, Ridge, RidgeResidual, SeasonalNaive, SeasonalResidual
@@ -57,8 +56,8 @@ def settings(name: str, path: Path | None):
     end = pd.Timestamp(data["time"].values[6071])
     held = tuple((str(end - pd.offsets.BDay(30 * k)), str(end - pd.offsets.BDay(30 * k - 29))) for k in (1,))
     fit = TSDiffTraining(
-        **common, data="timeseries/exchange", end=str(end), held_out=held, context=360, horizon=30, aligned=0.0, width=64, blocks=3, patch=6,
-        steps=5000, decay=2500, level=(-1.5, 1.8),
+        **common, data="timeseries/exchange", end=str(end), held_out=held, context=360, horizon=30, aligned=0.0,
+        width=64, blocks=3, patch=6, steps=5000, decay=2500, level=(-1.5, 1.8),
     )  # fmt: skip
     others = {
         "seasonal-naive": SeasonalNaive(), "random-walk (60)": RandomWalk(history=60), "random-walk (360)": RandomWalk(history=360),
@@ -75,7 +74,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="of the training, where not the default; the last half decays")
     parser.add_argument("--samples", type=int, default=100)
     given = parser.parse_args()
-    torch.set_num_threads(int(torch.get_num_threads()))
     data, task, fit, others = settings(given.name, given.path)
     if given.steps:
         fit = type(fit)(**{**vars(fit), "steps": given.steps, "decay": given.steps // 2})
@@ -83,7 +81,7 @@ def main() -> None:
     cases = list(task.cases([data]))
     ours = {
         "tsdiff-cond": TSDiff(guide="told", grid="logistic:12", samples=given.samples),
-        "tsdiff-pigdm": TSDiff(guide="pigdm", grid="logistic:12", samples=given.samples),
+        "tsdiff-cov": TSDiff(guide="past", grid="logistic:12", samples=given.samples),
         "tsdiff-q": TSDiff(guide="quantile", grid="logistic:12", samples=given.samples),
     }
     print(f"| method ({given.name}, {len(cases)} windows) | CRPS | MASE | coverage 80 % |\n|---|---|---|---|", flush=True)

@@ -150,7 +150,8 @@ class ForecastFiles(SeriesFiles):
         """Forecast one file and write its results, all of them or none."""
         from unstir_timeseries.readers import stem
 
-        started, result = time.perf_counter(), {"source": str(file), "files": [], "said": []}
+        started = time.perf_counter()
+        result: dict[str, Any] = {"source": str(file), "files": [], "said": []}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the panels say it too
             panels = self.panels(file)

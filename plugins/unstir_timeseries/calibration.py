@@ -56,7 +56,7 @@ class Coverage:
         """One entry an interval, better the nearer to its name, and the mean error."""
         how = "of targets between the quantiles {} and {}, ends included, pooled over windows, series and steps; {}"
         made = [
-            MetricInfo(f"coverage-{name}", f"in {name} %", "%", "neither", f"share {how.format(low, high, RESAMPLED)}; {name} is right, not 100")
+            MetricInfo(f"coverage-{name}", f"in {name} %", "%", "neither", f"share {how.format(low, high, RESAMPLED)}; {name} is right")
             for name, (low, high) in CENTRAL.items()
         ]
         error = "mean over q = .1 ... .9 of |share of targets at or below quantile q - q|; jackknife parts are windows"

@@ -99,14 +99,23 @@ class Past:
         return Estimate(forecast(self.future, quantiles=quantiles, mean=mean), info={"said": list(self.said)} if self.said else {})
 
 
-def filled(y: Array) -> Array:
-    """Series with holes filled along straight lines; the first and last observed values are held; a row without any stays NaN.
+def filled(y: Array, season: int = 1) -> Array:
+    """Series with holes filled along straight lines between the same places of neighbouring seasons, then between neighbours.
+
+    The first and last observed values are held; a row without any stays NaN.
 
     Args:
         y: (rows, steps).
+        season: m, steps.
     """
     if np.isfinite(y).all():
         return y
+    if season > 1:
+        rows, steps = y.shape
+        cycles = -(-steps // season)
+        grid = np.pad(y, ((0, 0), (0, cycles * season - steps)), constant_values=np.nan).reshape(rows, cycles, season)
+        lines = filled(grid.transpose(0, 2, 1).reshape(rows * season, cycles)).reshape(rows, season, cycles)
+        y = lines.transpose(0, 2, 1).reshape(rows, cycles * season)[:, :steps]
     frame = pd.DataFrame(y.T).interpolate(method="linear", limit_direction="both")
     return np.asarray(frame.to_numpy().T, dtype=np.float64)
 

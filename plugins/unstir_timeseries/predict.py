@@ -68,7 +68,7 @@ class TSDiff:
     samples: int = 100
     spread: float = 1.0
     positive: bool = False
-    batch: int = 2000
+    batch: int = 256
 
     needs: ClassVar[tuple[str, ...]] = ()
     uses_prior: ClassVar[bool] = True
@@ -88,7 +88,7 @@ class TSDiff:
     @property
     def guidance(self) -> ObservationGuidance | None:
         """The options of a guide that differentiates; ``None`` for the others."""
-        if self.guide in ("told", "past"):
+        if self.guide == "told" or self.guide == "past":  # noqa: PLR1714 (mypy narrows this)
             return None
         scale = self.scale if self.guide in ("quantile", "mse") else float(self.scale > 0)
         return ObservationGuidance(self.guide, scale=scale, std=self.std, noise=self.noise, iterations=self.iterations)
@@ -156,8 +156,9 @@ class TSDiff:
             CheckpointError: the model is of another step.
             DataError: the panel does not fit the model.
         """
-        windows = Windows.of(prior.facts)  # type: ignore[union-attr]
-        check_panel(panel, prior.facts, windows, positive=self.positive)  # type: ignore[union-attr]
+        facts: dict[str, Any] = getattr(prior, "facts", {})
+        windows = Windows.of(facts)
+        check_panel(panel, facts, windows, positive=self.positive)
         y = panel["y"].values
         made = np.repeat(y[:, None], self.samples, 1)
         nfe, ends = 0, window_ends(y, windows)

@@ -4,7 +4,7 @@
     s = max(mean |context|, floor x mean |y| of the series);   quantiles: f_h + s times those of the errors at step h
 
 Fitted on windows that end before the first origin of the run: 90 % of them for W and b, the last 10 % of the draws for the errors.
-Holes of a context are filled along straight lines; a step of the horizon that was not observed leaves the fit of that step.
+Holes of a context are filled from the neighbouring seasons; a step of the horizon that was not observed leaves the fit of that step.
 Reference: Kollovieh et al. 2023 (TSDiff), arXiv:2307.11494, section 4.4 ("Linear", the predictor of the linear predictive score).
 """
 
@@ -73,12 +73,12 @@ class Ridge:
         past = Past.of(case)
         fit = self.fit(training, past.context, past.horizon, past.season, past.y.shape[1])
         x, scale = _scaled(past, usual_size(past.y), past.context)
-        past.say("missing values of the context are filled along straight lines", ~np.isfinite(x).all(1) & np.isfinite(x).any(1))
+        past.say("missing values of the context are filled from the neighbouring seasons", ~np.isfinite(x).all(1) & np.isfinite(x).any(1))
         past.say("nothing observed in the context, forecast from the usual window", ~np.isfinite(x).any(1) & np.isfinite(past.y).any(1))
         if not fit["fitted"].all():
             lost = ", ".join(str(step) for step in past.steps[fit["fitted"] == 0][:5])
             past.said.append(f"step {lost} of the horizon was never observed in training, forecast by the mean of the other steps")
-        x = np.where(np.isfinite(x).any(1, keepdims=True), filled(x), fit["usual"])
+        x = np.where(np.isfinite(x).any(1, keepdims=True), filled(x, past.season), fit["usual"])
         point = x @ fit["weights"] + fit["intercept"]
         quantiles = point[:, None] + fit["errors"] if self.spread else np.repeat(point[:, None], len(LEVELS), 1)
         return past.estimate(quantiles * scale[:, None, None], point * scale[:, None])
@@ -99,19 +99,20 @@ class Ridge:
         stride = season if self.aligned else 1
         facts = {
             "alpha": self.alpha, "windows": self.windows, "held": self.held, "draw": self.draw, "floor": FLOOR, "levels": LEVELS,
-            "context": context, "horizon": horizon, "stride": stride, "phase": origin % stride,
+            "context": context, "horizon": horizon, "season": season, "stride": stride, "phase": origin % stride,
         }  # fmt: skip
         y = training["y"].transpose("item", "time").values.astype(np.float64)
         name = f"ridge-{fits.fingerprint(training, facts)}"
-        return fits.recall(name, lambda: self._fit(y, context, horizon, stride, origin % stride))
+        return fits.recall(name, lambda: self._fit(y, context, horizon, season, origin % stride))
 
-    def _fit(self, y: Array, context: int, horizon: int, stride: int, phase: int) -> fits.Fit:
+    def _fit(self, y: Array, context: int, horizon: int, season: int, phase: int) -> fits.Fit:
+        stride = season if self.aligned else 1
         drawn = draws(places(y, context, horizon, stride, phase), self.windows, np.random.default_rng(self.draw))
         item, start = drawn.T
         raw = y[item[:, None], start[:, None] + np.arange(context + horizon)]
         _, scale = Windows(context, horizon, floor=FLOOR).scales(raw[:, :context], usual_size(y)[item])
         scaled = raw / scale[:, None]
-        x, target = filled(scaled[:, :context]), scaled[:, context:]
+        x, target = filled(scaled[:, :context], season), scaled[:, context:]
         kept = int((1 - self.held) * len(x))
         weights, intercept, fitted = solve(x[:kept], target[:kept], self.alpha)
         errors = target[kept:] - (x[kept:] @ weights + intercept)

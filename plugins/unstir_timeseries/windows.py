@@ -115,7 +115,8 @@ class Windows:
         given = facts.get("windows")
         if not isinstance(given, Mapping) or not set(cls.KEYS) >= set(given):
             raise CheckpointError("this checkpoint says nothing of windows of a series: it is not one of this domain")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+        options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+        return cls(**options)
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps, JSON-able."""
@@ -211,9 +212,11 @@ class Windows:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # windows without an observation
             shift = np.nan_to_num(np.nanmean(context, -1)) if self.scaling == "std" else np.zeros(context.shape[:-1])
-            take = {"mean": np.nanmean, "median": np.nanmedian, "std": np.nanmean}[self.scaling]
             spread = context - shift[..., None]
-            found = np.sqrt(np.nanmean(spread**2, -1)) if self.scaling == "std" else take(np.abs(spread), -1)
+            if self.scaling == "std":
+                found = np.sqrt(np.nanmean(spread**2, -1))
+            else:
+                found = np.nanmean(np.abs(spread), -1) if self.scaling == "mean" else np.nanmedian(np.abs(spread), -1)
         found, floor = np.nan_to_num(found), self.floor * usual
         fleet = usual[usual > 0].mean() if (usual > 0).any() else 1.0
         if (lost := (found <= TINY * np.maximum(usual, fleet)) & (usual <= 0)).any():

@@ -18,7 +18,8 @@ from unstir import registry
 from unstir.errors import UnstirError
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = [ROOT / part for part in ("core/unstir", "plugins/unstir_medical", "plugins/unstir_timeseries", "pipelines/unstir_pipelines", "data/unstir_data")]
+PLACES = ("core/unstir", "plugins/unstir_medical", "plugins/unstir_timeseries", "pipelines/unstir_pipelines", "data/unstir_data")
+PACKAGES = [ROOT / part for part in PLACES]
 FILES = [path for package in PACKAGES for path in sorted(package.rglob("*.py")) if "skeleton" not in path.parts]
 Public = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 DOORS = ["unstir", "unstir_pipelines", "unstir_data"]

@@ -32,7 +32,10 @@ except SystemExit as stop:
     return loaded_by(code, *words)
 
 
-@pytest.mark.parametrize("module", ["unstir", "unstir_pipelines", "unstir_data", "unstir_medical", "unstir_timeseries", "unstir.plugin", "unstir.registry"])
+DOORS = ["unstir", "unstir_pipelines", "unstir_data", "unstir_medical", "unstir_timeseries", "unstir.plugin", "unstir.registry"]
+
+
+@pytest.mark.parametrize("module", DOORS)
 def test_importing_a_package_imports_nothing_heavy(module):
     assert loaded_by(f"import {module}") & HEAVY == set()
 

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from unstir.guide.classifier import SemanticGuidance as SemanticGuidance
     from unstir.guide.classifier import channel_statistics as channel_statistics
     from unstir.guide.classifier import smoothed as smoothed
+    from unstir.guide.covariance import KnownCovariance as KnownCovariance
     from unstir.guide.density import DensityControl as DensityControl
     from unstir.guide.density import DensityNoise as DensityNoise
     from unstir.guide.density import scaled_prior as scaled_prior
@@ -91,7 +92,6 @@ if TYPE_CHECKING:
     from unstir.guide.minority import minority_score as minority_score
     from unstir.guide.mmps import MMPS as MMPS
     from unstir.guide.mmps import TMPD as TMPD
-    from unstir.guide.covariance import KnownCovariance as KnownCovariance
     from unstir.guide.pigdm import PiGDM as PiGDM
     from unstir.guide.proximal import DDNM as DDNM
     from unstir.guide.proximal import ProximalData as ProximalData

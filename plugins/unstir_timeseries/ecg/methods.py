@@ -1,11 +1,11 @@
 """Heart-rate-conditioned generation of ECG by diffusion, and the classical answer: a record of nearly that rate, stretched.
 
-    D(x_t, t, c),    x one standard deviation of its lead,    c = (1, r, 60/r) scaled, or (0, 0, 0) where the rate r is not told
+    D(x_t, t, c),    x in standard deviations of its lead,    c the clock of the beats at rate r, or nothing (`unstir_timeseries.ecg.network`)
 
 A small stand-in for DiffuSETS, which diffuses the latent codes of 12-lead MIMIC-IV records with T = 1000 and beta from 0.00085 to 0.012
-(the scaled-linear schedule of latent diffusion, ``VPTable("scaled-linear")``), conditioned on text reports, age, sex and heart rate.
-Here the state is the signal itself, the condition is the heart rate alone, and the records are simulated: a demonstration. That generated
-records help a classifier of a scarce class is out of scope.
+(``VPTable("scaled-linear")`` is latent diffusion's schedule of these numbers), conditioned on text reports, age, sex and heart rate.
+Here the state is the signal itself, the condition is the heart rate alone, and the records are simulated: a demonstration. Whether
+generated records help a classifier of a scarce class is out of scope.
 [DiffuSETS, Lai et al. 2025, arXiv:2501.05932; EDM, Karras et al. 2022, arXiv:2206.00364; CFG, Ho and Salimans 2022, arXiv:2207.12598]
 """
 
@@ -31,8 +31,8 @@ from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir.process import EDM
 from unstir.train import EMA, DenoisingLoss, LogNormal, Schedule, Trainer
 from unstir_timeseries.ecg.leads import LEADS, complete, independent_of
-from unstir_timeseries.ecg.metrics import heart_rate
-from unstir_timeseries.ecg.network import GRID, KIND, SOLVER, BeatNetwork, generated, told
+from unstir_timeseries.ecg.metrics import heart_rate, r_peaks
+from unstir_timeseries.ecg.network import GRID, KIND, SOLVER, BeatNetwork, generated, phase_of, told
 from unstir_timeseries.ecg.records import RANGE, SIMULATED, SimulatedECG, dataset
 
 
@@ -67,15 +67,15 @@ class ECGTraining:
     seconds: float = 4.0
     sampling_rate: int = 100
     data_seed: int = 0
-    widths: tuple[int, ...] = (40, 32, 32, 48)
-    attention: tuple[int, ...] = (2, 3)
+    widths: tuple[int, ...] = (40, 32, 48)
+    attention: tuple[int, ...] = (2,)
     blocks: int = 1
     stem: int = 2
     drop: float = 0.1
     batch: int = 16
-    steps: int = 3000
+    steps: int = 2500
     rate: float = 3e-3
-    decay: int = 1200
+    decay: int = 1000
     ema: float = 0.995
     seed: int = 0
 
@@ -107,12 +107,13 @@ class ECGTraining:
         """
         data = SimulatedECG(self.records, 1, self.record_seconds, self.sampling_rate, seed=self.data_seed).part("train")
         leads = data["ecg"].values.astype(np.float64)
+        rates, peaks = data["heart_rate"].values, tuple(r_peaks(signal, self.sampling_rate) for signal in leads[:, LEADS.index("V3")])
         normaliser = Normaliser(_columns(leads.mean((0, 2))), _columns(leads.std((0, 2))))
         denoiser = self.denoiser(normaliser)
         state = normaliser.encode(torch.from_numpy(leads)).float()
         trainer = Trainer(
             denoiser,
-            Windows(state, told(data["heart_rate"].values), self.samples, self.batch, self.drop),
+            Windows(state, rates, peaks, self.sampling_rate, self.samples, self.batch, self.drop),
             DenoisingLoss(LogNormal(-0.5, 1.4), "edm"),
             self.steps,
             Schedule(self.rate, 100, self.decay, 0.02),
@@ -164,18 +165,22 @@ class ECGTraining:
 
 @dataclass(frozen=True)
 class Windows:
-    """Batches of windows cut from records at random places, some without their rate.
+    """Batches of windows cut from records at random places, some without their beats.
 
     Args:
         state: (records, leads, samples) in state units.
-        rates: (records, 3) as `told`.
+        rates: (records,) beats per minute.
+        peaks: sample numbers of the R peaks of each record.
+        sampling_rate: samples per second.
         samples: length of a window.
         batch: windows a batch.
-        drop: share of windows whose rate is not told.
+        drop: share of windows whose beats are not told.
     """
 
     state: Tensor
-    rates: Tensor
+    rates: NDArray[np.floating]
+    peaks: tuple[NDArray[np.int64], ...]
+    sampling_rate: int
     samples: int
     batch: int
     drop: float
@@ -185,8 +190,14 @@ class Windows:
         records = generator.integers(len(self.state), size=self.batch)
         firsts = generator.integers(self.state.shape[-1] - self.samples + 1, size=self.batch)
         x0 = torch.stack([self.state[n, :, first : first + self.samples] for n, first in zip(records, firsts, strict=True)])
+        phases = np.asarray([self.phase(n, first) for n, first in zip(records, firsts, strict=True)])
         kept = torch.from_numpy(generator.random((self.batch, 1)) >= self.drop)
-        return {"x0": x0, "condition": {"features": self.rates[records] * kept}}
+        return {"x0": x0, "condition": {"features": told(self.rates[records], phases) * kept}}
+
+    def phase(self, record: int, first: int) -> float:
+        """Phase of the beats at the first sample of a window, from the R peaks inside it."""
+        peaks = self.peaks[record] - first
+        return phase_of(peaks[(peaks >= 0) & (peaks < self.samples)], float(self.rates[record]), self.sampling_rate)
 
 
 @dataclass(frozen=True)

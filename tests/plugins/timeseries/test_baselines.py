@@ -538,3 +538,14 @@ def test_the_last_cycle_is_the_last_observed_value_at_each_place(seed, steps, se
 def test_holes_are_filled_along_straight_lines():
     y = np.array([[np.nan, 1.0, np.nan, 3.0, np.nan], [np.nan] * 5])
     np.testing.assert_array_equal(filled(y), [[1, 1, 2, 3, 3], [np.nan] * 5])
+
+
+def test_holes_are_filled_from_the_neighbouring_seasons():
+    y = np.tile([1.0, 5.0, 9.0], 4)[None] + 3 * np.repeat(np.arange(4), 3)
+    holes = y.copy()
+    holes[0, [3, 7]] = np.nan
+    np.testing.assert_allclose(filled(holes, 3), y)
+    holes[0, -3:] = np.nan
+    np.testing.assert_allclose(filled(holes, 3)[0, -3:], y[0, -6:-3])
+    holes[0, [2, 5, 8, 11]] = np.nan  # a place of the season that was never seen: its neighbours
+    assert np.isfinite(filled(holes, 3)).all()

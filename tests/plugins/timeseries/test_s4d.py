@@ -95,7 +95,8 @@ def test_the_kernel_is_made_once_for_sampling_and_anew_for_new_weights():
 
 def test_training_moves_every_parameter():
     network = Backbone(2, 8, 2, 4, 16, features=3, sees_observed=True, patch=2)
-    network(torch.randn(3, 2, 12), torch.rand(3), {"features": torch.randn(3, 3, 12), "told": torch.randn(3, 4, 12)}).square().sum().backward()
+    told = {"features": torch.randn(3, 3, 12), "told": torch.randn(3, 4, 12)}
+    network(torch.randn(3, 2, 12), torch.rand(3), told).square().sum().backward()
     still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert still == ["blocks.1.out.weight", "blocks.1.out.bias"]  # as published: after the last block only its skip is used
 
