@@ -120,8 +120,8 @@ def unstir_recipes() -> dict[str, str]:
 
 @hookimpl
 def unstir_checkpoints() -> dict[str, str]:
-    """TSDiff of hourly load."""
-    return {"timeseries/gefcom": "unstir_data:checkpoints/timeseries/gefcom"}
+    """TSDiff of hourly load, and the demonstration on simulated ECG."""
+    return {f"timeseries/{name}": f"unstir_data:checkpoints/timeseries/{name}" for name in ("gefcom", "ecg")}
 
 
 @hookimpl

@@ -73,9 +73,14 @@ def time_axis(axes: Axes, panel: xr.Dataset, x: Array, ticks: int = 5) -> None:
         ticks: how many at most.
     """
     if has_calendar(panel):
-        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+        from matplotlib.dates import DAILY, HOURLY, MINUTELY, MONTHLY, SECONDLY, AutoDateLocator, ConciseDateFormatter
 
         locator = AutoDateLocator(minticks=2, maxticks=ticks)
+        for unit, whole in ((SECONDLY, 60), (MINUTELY, 60), (HOURLY, 24), (DAILY, 31), (MONTHLY, 12)):
+            locator.intervald[unit] = [
+                *locator.intervald[unit],
+                whole,
+            ]  # few ticks fit between the largest part of a unit and two of the next
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         axes.xaxis.get_offset_text().set(fontsize=7, color=QUIET)

@@ -158,9 +158,12 @@ def fan_of(
     y = one["y"].values.astype(np.float64)
     place = np.searchsorted(one["time"].values, estimate["time"].values)
     alone = estimate.sel(item=[item])
+    known = np.full(steps, np.nan)
+    if truth is not None and item in truth["item"].values:
+        known[np.searchsorted(one["time"].values, truth["time"].values)] = truth["y"].sel(item=item).values
     asked = np.zeros(steps, dtype=bool)
     asked[place] = True
-    asked &= np.arange(steps) >= steps - horizon if horizon else gaps_of(y)
+    asked &= np.arange(steps) >= steps - horizon if horizon else gaps_of(y) | (np.isnan(y) & np.isfinite(known))
     shown = _stretch(asked, horizon, int(measurement.attrs.get("season", 1)), back)
 
     def spread(values: Array) -> Array:
@@ -170,14 +173,18 @@ def fan_of(
 
     bands = [(share, spread(quantile(alone, low / 100)[0]), spread(quantile(alone, high / 100)[0])) for share, low, high in central(levels)]
     drawn = alone["samples"].transpose("item", "sample", "time").values[0, :PATHS] if "samples" in alone else np.zeros((0, 0))
-    known = None
-    if truth is not None and item in truth["item"].values:
-        known = np.full(steps, np.nan)
-        known[np.searchsorted(one["time"].values, truth["time"].values)] = truth["y"].sel(item=item).values
-        known = known[shown] if np.isfinite(known[shown]).any() else None
     x = one["time"].values if has_calendar(measurement) else np.arange(steps) - (steps - horizon if horizon else 0)
     paths = np.array([spread(path) for path in drawn])
-    return Fan(item, x[shown], y[shown], asked[shown], spread(quantile(alone, 0.5)[0]), bands, paths, known)
+    return Fan(
+        item,
+        x[shown],
+        y[shown],
+        asked[shown],
+        spread(quantile(alone, 0.5)[0]),
+        bands,
+        paths,
+        known[shown] if np.isfinite(known[shown]).any() else None,
+    )
 
 
 def _stretch(asked: Array, horizon: int, season: int, back: int) -> slice:

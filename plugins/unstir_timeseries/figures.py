@@ -162,18 +162,14 @@ class PerHorizon:
     def draw(self, run: RunView) -> Iterator[Drawn]:
         """One picture; none where no horizon was asked for."""
         found: dict[str, dict[str, Any]] = {}
-        held = list(views(run))
-        for view in held:
+        for view in views(run):
             scored = {view.titles[label]: crps_by_step(pairs) for label, pairs in view.answered(self.methods) if forecasts(pairs)}
-            if scored:
-                found[view.words] = scored
+            if known := {title: line for title, line in scored.items() if np.isfinite(line).any()}:
+                found[view.words] = known
         if not found:
             return
-        totals = {
-            title: np.mean([np.nanmean(lines[title]) for lines in found.values() if title in lines])
-            for lines in found.values()
-            for title in lines
-        }
+        totals = {title: np.mean([np.nanmean(lines[title]) for lines in found.values() if title in lines])
+                  for lines in found.values() for title in lines}  # fmt: skip
         shown = best({title: float(total) for title, total in totals.items()}, self.most)
         figure, grid = sheet(min(len(found), 4), columns=min(2, len(found)), height=2.5, sharey=True)
         for axes, (words, lines) in zip(grid, found.items(), strict=False):
@@ -182,7 +178,7 @@ class PerHorizon:
                     axes.plot(np.arange(1, len(lines[title]) + 1), lines[title], **style(place), label=plain(title))
             plain_axes(axes)
             axes.set_ylim(bottom=0)
-            axes.set_xlim(1, max(len(line) for line in lines.values()) if max(len(line) for line in lines.values()) > 1 else 1.5)
+            axes.set_xlim(1, max(1.5, *(len(line) for line in lines.values())))
             titled(axes, words)
             axes.set_xlabel("step of the horizon", fontsize=8, color=INK)
         label_left(figure, grid, "CRPS")
@@ -191,14 +187,12 @@ class PerHorizon:
             pd.DataFrame({"setting": words, "method": title, "step": np.arange(1, len(line) + 1), "crps": line})
             for words, lines in found.items() for title, line in lines.items()
         ], ignore_index=True)  # fmt: skip
-        caption = " ".join(filter(None, (self.finding(words, lines) for words, lines in found.items())))
+        caption = " ".join(self.finding(words, lines) for words, lines in found.items())
         yield Drawn("per-horizon", "CRPS by step of the horizon", caption, figure, data)
 
     def finding(self, words: str, lines: Mapping[str, Any]) -> str:
         """Who is best on the whole, and how its score grows."""
-        means = {title: float(np.nanmean(line)) for title, line in lines.items() if np.isfinite(line).any()}
-        if not means:
-            return ""
+        means = {title: float(np.nanmean(line)) for title, line in lines.items()}
         first = min(means, key=means.__getitem__)
         line, size = lines[first], max(1, len(lines[first]) // 4)
         ends = float(np.nanmean(line[:size])), float(np.nanmean(line[-size:]))

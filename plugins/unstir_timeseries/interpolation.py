@@ -27,12 +27,14 @@ class Interpolation:
 
     Args:
         cycle: m, steps between the values that are joined: 1, or a season to join the same places of neighbouring seasons.
+        history: steps before the first window whose errors count beside the window's own.
 
     Raises:
-        UserError: the cycle is below 1.
+        UserError: an option out of range.
     """
 
     cycle: int = 1
+    history: int = 2000
 
     needs: ClassVar[tuple[str, ...]] = ()
     uses_prior: ClassVar[bool] = False
@@ -40,6 +42,8 @@ class Interpolation:
     def __post_init__(self) -> None:
         if self.cycle < 1:
             raise UserError(f"cycle must be at least 1 step, got {self.cycle}")
+        if self.history < 0:
+            raise UserError(f"history must not be negative, got {self.history}")
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """Values and quantiles of every step; observed ones stay as they are.
@@ -61,7 +65,8 @@ class Interpolation:
                 continue
             sources = [series]
             if isinstance(training, xr.Dataset) and name in training["item"].values:
-                sources.append(training["y"].sel(item=name).values.astype(np.float64))
+                before = training["y"].sel(item=name).values.astype(np.float64)
+                sources.append(before[len(before) - min(self.history, len(before)) :])
             self._row(series, sources, point[row], quantiles[row])
         data = forecast(window, quantiles=quantiles, mean=point)
         return Estimate(data, info={"said": said} if said else {})

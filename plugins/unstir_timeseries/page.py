@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
@@ -236,14 +237,15 @@ def shown(value: Any, digits: int | None = None) -> str:
     """
     if isinstance(value, pd.Timestamp):
         return value.strftime("%Y-%m-%d %H:%M:%S%z" if value.second else "%Y-%m-%d %H:%M%z")
-    if isinstance(value, bool) or type(value).__name__ == "bool_":
+    if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             return "\N{EN DASH}"
-        return (f"{value:,.5g}" if digits is None else f"{value:,.{digits}f}").replace("-", "\N{MINUS SIGN}")
+        text = f"{value:,.5g}" if digits is None else f"{value:,.{digits}f}"
+        return f"\N{MINUS SIGN}{text[1:]}" if text.startswith("-") else text
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {shown(one)}" for name, one in value.items()) or "none"
     if isinstance(value, list | tuple):

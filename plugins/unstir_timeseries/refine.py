@@ -47,7 +47,8 @@ class Refine:
         rate: eta.
         iterations: of the walk.
         samples: S, paths a series.
-        windows: training windows that tau is found on.
+        level: noise level sigma/alpha of tau; found on training windows when 0.
+        windows: how many those are.
         draws: noises each.
         batch: paths worked on at a time.
 
@@ -64,7 +65,8 @@ class Refine:
     rate: float = 0.1
     iterations: int = 20
     samples: int = 100
-    windows: int = 256
+    level: float = 0.0
+    windows: int = 64
     draws: int = 4
     batch: int = 2000
 
@@ -81,6 +83,8 @@ class Refine:
         for name, number in (("samples", self.samples), ("windows", self.windows), ("draws", self.draws), ("batch", self.batch)):
             if number < 1:
                 raise UserError(f"{name} must be at least 1, got {number}")
+        if not 0 <= self.level < np.inf:
+            raise UserError(f"the noise level of a refinement must be positive, or 0 to be found, got {self.level}")
         self.langevin  # noqa: B018 (its own checks)
 
     @property
@@ -150,6 +154,8 @@ class Refine:
             windows: of the model.
             training: the panel.
         """
+        if self.level:
+            return float(prior.process.time_at_rho(self.level))
         key = (training.attrs.get("key"), training.sizes["time"], float(np.nansum(training["y"].values)), self.windows, self.draws)
         known = _TIMES.setdefault(prior, {})
         if key not in known:

@@ -32,12 +32,14 @@ def test_what_a_row_names_exists(row: str) -> None:
     assert exactness.lower().split()[0], f"{method} does not say how exact it is"
     for place in quoted(where):
         path, _, name = place.partition(":")
-        assert (ROOT / "core" / "unstir" / path).exists(), path
-        module = importlib.import_module("unstir." + path.removesuffix(".py").replace("/", "."))
+        root, package = (ROOT / "plugins", "") if path.startswith("unstir_") else (ROOT / "core" / "unstir", "unstir.")
+        assert (root / path).exists(), path
+        module = importlib.import_module(package + path.removesuffix(".py").replace("/", "."))
         assert not name or hasattr(module, name.partition(".")[0]), place
     assert quoted(tests), f"{method} has no test"
     for test in quoted(tests):
         path, _, name = test.partition("::")
-        tree = ast.parse((ROOT / "tests" / "core" / path).read_text())
+        folder = ROOT / "tests" / ("plugins" if "/" in path else "core")
+        tree = ast.parse((folder / path).read_text())
         names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         assert name in names, test

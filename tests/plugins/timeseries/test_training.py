@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 
 import unstir
 from unstir.errors import CheckpointError, DataError, UserError
@@ -75,7 +76,7 @@ def test_a_training_that_is_cut_goes_on_to_the_same_weights_and_leaves_a_checkpo
     paths, nfe = TSDiff(samples=3, grid="native:4" if style == "published" else "logistic:4", guide="pigdm").paths(one, gappy, seed=0)
     assert nfe % 4 == 0
     assert nfe // 4 >= 8  # windows that tile 400 steps
-    assert np.isfinite(paths).all()
+    assert np.isfinite(paths[..., 1:]).all()  # the first step was missing: before a series begins is no gap
 
 
 def test_published_options_are_tsdiffs():
@@ -91,23 +92,25 @@ def test_published_options_are_tsdiffs():
 
 @pytest.mark.slow
 def test_a_small_trained_model_forecasts_nearly_as_well_as_the_law_itself(tmp_path):
-    """Normalised by the mean, the law's own score is .1269; a third of the spread is at stake (unconditional: .1420)."""
-    data = next(iter(AR1(items=40, steps=2000, sd=1 / np.sqrt(1 - 0.81), mean=10.0, seed=1).load()))
-    options = SMALL | {"scaling": "none", "steps": 1500, "decay": 800, "every": 1500, "rate": 2e-3, "batch": 128}
+    """Normalised by the mean the law's own score is .1269 (unconditional: .1420) and a model may reach .135: 1.064 of the law's here."""
+    spread = 1 / np.sqrt(1 - 0.81)  # of the stationary law, for innovations of unit variance
+    data = next(iter(AR1(items=40, steps=2000, sd=spread, mean=10.0, seed=1).load()))
+    options = SMALL | {"scaling": "none", "told": 0.0, "steps": 2000, "decay": 1200, "every": 2000, "rate": 2e-3}
     prior = unstir.load(TSDiffTraining(**options).fit(data, tmp_path / "ar1"))
-    fresh = next(iter(AR1(items=400, steps=48, sd=1 / np.sqrt(1 - 0.81), mean=10.0, seed=2).load()))
+    fresh = next(iter(AR1(items=400, steps=600, sd=spread, mean=10.0, seed=2).load()))
     y = fresh["y"].values
-    truth, hidden = y[:, 24:], y.copy()
-    hidden[:, 24:] = np.nan
+    truth, hidden = y[:, -24:], y.copy()
+    hidden[:, -24:] = np.nan
     asked = fresh.assign(y=(("item", "time"), hidden)).assign_attrs(horizon=24)
-    for guide in ("told", "pigdm"):
-        paths, _ = TSDiff(guide=guide, samples=50, scale=1.0, noise=0.05, grid="logistic:12").paths(prior, asked, seed=0)
-        quantiles = sample_quantiles(paths[..., 24:], NINE)
-        score = weighted_quantile_loss(quantiles, truth, NINE)
-        below = [(truth <= quantiles[:, NINE.index(level)]).mean() for level in (0.1, 0.5, 0.9)]
-        print(guide, score, below)
-        assert score <= 0.135
-        assert np.abs(np.array(below) - (0.1, 0.5, 0.9)).max() < 0.035
+    paths, _ = TSDiff(guide="past", samples=50, noise=0.05, grid="logistic:12").paths(prior, asked, seed=0)
+    steps = np.arange(1, 25)
+    exact = (10 + (y[:, -25:-24] - 10) * 0.9**steps)[:, None] + norm.ppf(NINE)[None, :, None] * np.sqrt((1 - 0.81**steps) / 0.19)
+    quantiles = sample_quantiles(paths[..., -24:], NINE)
+    best, score = (weighted_quantile_loss(found, truth, NINE) for found in (exact, quantiles))
+    assert 0.12 < best < 0.134  # .1269 over many windows; 3 % over 400
+    assert score < 0.135 / 0.1269 * best
+    below = [(truth <= quantiles[:, NINE.index(level)]).mean() for level in (0.1, 0.5, 0.9)]
+    assert np.abs(np.array(below) - (0.1, 0.5, 0.9)).max() < 0.03  # two points of the model, one of 400 windows
 
 
 def test_a_model_of_another_step_or_use_is_refused(tmp_path):
