@@ -97,23 +97,9 @@ class Fan:
         if self.truth is not None:
             axes.plot(self.x, self.meet(self.truth), color=INK, linewidth=1.1, linestyle=(0, (2.5, 1.2)), label="truth", zorder=2.8)
         axes.plot(self.x, self.y, color=INK, linewidth=1.1, label="observed", zorder=2.6)
-        alone = np.isfinite(self.y) & ~np.isfinite(shifted(self.y, 1)) & ~np.isfinite(shifted(self.y, -1))
+        seen = np.isfinite(np.pad(self.y, 1, constant_values=np.nan))
+        alone = seen[1:-1] & ~seen[:-2] & ~seen[2:]
         axes.plot(self.x[alone], self.y[alone], ".", color=INK, markersize=2.5, zorder=2.6)
-
-
-def shifted(values: Array, by: int) -> Array:
-    """Values moved along, NaN where nothing came.
-
-    Args:
-        values: (steps,).
-        by: 1 or -1.
-    """
-    made = np.full(len(values), np.nan)
-    if by > 0:
-        made[by:] = values[:-by]
-    else:
-        made[:by] = values[-by:]
-    return made
 
 
 def central(levels: Iterable[float]) -> list[tuple[float, float, float]]:

@@ -100,24 +100,37 @@ class Past:
 
 
 def filled(y: Array, season: int = 1) -> Array:
-    """Series with holes filled along straight lines between the same places of neighbouring seasons, then between neighbours.
+    """Series with holes filled: short ones along a straight line, those longer than a quarter of a season from the neighbouring seasons.
 
-    The first and last observed values are held; a row without any stays NaN.
+    The first and last observed values (of a place of the season) are held; a row without any stays NaN.
 
     Args:
-        y: (rows, steps).
-        season: m, steps.
+        y: (rows, steps), NaN where not observed.
+        season: m, steps; 1 for straight lines throughout.
     """
     if np.isfinite(y).all():
         return y
-    if season > 1:
-        rows, steps = y.shape
-        cycles = -(-steps // season)
-        grid = np.pad(y, ((0, 0), (0, cycles * season - steps)), constant_values=np.nan).reshape(rows, cycles, season)
-        lines = filled(grid.transpose(0, 2, 1).reshape(rows * season, cycles)).reshape(rows, season, cycles)
-        y = lines.transpose(0, 2, 1).reshape(rows, cycles * season)[:, :steps]
-    frame = pd.DataFrame(y.T).interpolate(method="linear", limit_direction="both")
-    return np.asarray(frame.to_numpy().T, dtype=np.float64)
+    lines = np.asarray(pd.DataFrame(y.T).interpolate(method="linear", limit_direction="both").to_numpy().T, dtype=np.float64)
+    if season == 1:
+        return lines
+    rows, steps = y.shape
+    cycles = -(-steps // season)
+    grid = np.pad(y, ((0, 0), (0, cycles * season - steps)), constant_values=np.nan).reshape(rows, cycles, season)
+    places = filled(grid.transpose(0, 2, 1).reshape(rows * season, cycles)).reshape(rows, season, cycles)
+    seasonal = places.transpose(0, 2, 1).reshape(rows, cycles * season)[:, :steps]
+    return np.where((gaps(y) > season / 4) & np.isfinite(seasonal), seasonal, lines)
+
+
+def gaps(y: Array) -> NDArray[np.int64]:
+    """(rows, steps) length of the hole that each step lies in; 0 where it was observed.
+
+    Args:
+        y: (rows, steps), NaN where not observed.
+    """
+    seen, steps = np.isfinite(y), np.arange(y.shape[1])
+    before = np.maximum.accumulate(np.where(seen, steps, -1), axis=1)
+    after = np.minimum.accumulate(np.where(seen, steps, y.shape[1])[:, ::-1], axis=1)[:, ::-1]
+    return np.where(seen, 0, after - before - 1)
 
 
 def last_cycle(y: Array, season: int) -> tuple[Array, NDArray[np.int64]]:

@@ -88,7 +88,7 @@ class TSDiff:
     @property
     def guidance(self) -> ObservationGuidance | None:
         """The options of a guide that differentiates; ``None`` for the others."""
-        if self.guide == "told" or self.guide == "past":  # noqa: PLR1714 (mypy narrows this)
+        if self.guide == "told" or self.guide == "past":
             return None
         scale = self.scale if self.guide in ("quantile", "mse") else float(self.scale > 0)
         return ObservationGuidance(self.guide, scale=scale, std=self.std, noise=self.noise, iterations=self.iterations)
@@ -137,7 +137,7 @@ class TSDiff:
         wanted = panel.isel(time=slice(panel.sizes["time"] - horizon, None)) if horizon else panel
         paths = paths[..., panel.sizes["time"] - wanted.sizes["time"] :] if horizon else paths
         info = {"seed": seed, "solver": self.solver, "grid": self.grid, "guide": self.guide, "samples": self.samples}
-        info |= {"prior_sha256": getattr(prior, "sha256", None), "said": [str(warning.message) for warning in said]}
+        info |= {"prior_sha256": getattr(prior, "sha256", None), "said": [str(one.message) for one in said if one.category is UserWarning]}
         return Estimate(forecast(wanted, samples=paths), nfe=nfe, info=info)
 
     def paths(self, prior: Denoiser, panel: xr.Dataset, *, seed: int, progress: Progress = None) -> tuple[NDArray[np.float64], int]:

@@ -4,7 +4,7 @@
     s = max(mean |context|, floor x mean |y| of the series);   quantiles: f_h + s times those of the errors at step h
 
 Fitted on windows that end before the first origin of the run: 90 % of them for W and b, the last 10 % of the draws for the errors.
-Holes of a context are filled from the neighbouring seasons; a step of the horizon that was not observed leaves the fit of that step.
+Holes of a context are filled (`past.filled`); a step of the horizon that was not observed leaves the fit of that step.
 Reference: Kollovieh et al. 2023 (TSDiff), arXiv:2307.11494, section 4.4 ("Linear", the predictor of the linear predictive score).
 """
 
@@ -73,7 +73,7 @@ class Ridge:
         past = Past.of(case)
         fit = self.fit(training, past.context, past.horizon, past.season, past.y.shape[1])
         x, scale = _scaled(past, usual_size(past.y), past.context)
-        past.say("missing values of the context are filled from the neighbouring seasons", ~np.isfinite(x).all(1) & np.isfinite(x).any(1))
+        past.say("missing values of the context are filled in", ~np.isfinite(x).all(1) & np.isfinite(x).any(1))
         past.say("nothing observed in the context, forecast from the usual window", ~np.isfinite(x).any(1) & np.isfinite(past.y).any(1))
         if not fit["fitted"].all():
             lost = ", ".join(str(step) for step in past.steps[fit["fitted"] == 0][:5])

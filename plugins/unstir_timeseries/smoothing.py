@@ -4,7 +4,7 @@
     y_{T+h} ~ N(mean_h, sd^2 (1 + sum_{j<h} c_j^2)),   exact for additive errors
 
 `ETS` is statsmodels' with the heuristic start (the estimated start takes a hundred times longer and gains nothing on hourly load).
-`StatsForecast` takes any model of that package, which does not allow pandas 3. Missing values are filled from the neighbouring seasons.
+`StatsForecast` takes any model of that package, which does not allow pandas 3. Missing values are filled in (`past.filled`).
 Reference: Hyndman, Koehler, Ord and Snyder, Forecasting with exponential smoothing, 2008, chapter 6.
 """
 
@@ -152,9 +152,7 @@ def complete(past: Past) -> Array:
     A context without any observed value is the last value observed before it, one never observed 0.
     """
     window = past.window
-    past.say(
-        "missing values of the context are filled from the neighbouring seasons", ~np.isfinite(window).all(1) & np.isfinite(window).any(1)
-    )
+    past.say("missing values of the context are filled in", ~np.isfinite(window).all(1) & np.isfinite(window).any(1))
     if (empty := ~np.isfinite(window).any(1)).any():
         before = filled(past.y[empty])[:, -1:]
         past.say("nothing observed in the context, the last value before it is held", empty & np.isfinite(past.y).any(1))

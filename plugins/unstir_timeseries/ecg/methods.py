@@ -110,9 +110,10 @@ class ECGTraining:
         data = SimulatedECG(self.records, 1, self.record_seconds, self.sampling_rate, seed=self.data_seed).part("train")
         leads = data["ecg"].values.astype(np.float64)
         rates, peaks = data["heart_rate"].values, tuple(r_peaks(signal, self.sampling_rate) for signal in leads[:, LEADS.index("V3")])
-        silent = [n for n, found in enumerate(peaks) if not len(found)]
+        silent = [n for n, beats in enumerate(peaks) if not len(beats)]
         if silent:
-            raise DataError(f"no R peak is found in the training records {', '.join(map(str, silent))}; take another data_seed or a higher sampling_rate")
+            found = ", ".join(map(str, silent))
+            raise DataError(f"no R peak is found in the training records {found}; take another data_seed or a higher sampling_rate")
         normaliser = Normaliser(_columns(leads.mean((0, 2))), _columns(leads.std((0, 2))))
         denoiser = self.denoiser(normaliser)
         state = normaliser.encode(torch.from_numpy(leads)).float()

@@ -17,7 +17,7 @@ from unstir_timeseries import baselines, datasets, fits, ridge
 from unstir_timeseries.baselines import ETS, Interpolation, RandomWalk, Ridge, RidgeResidual, SeasonalNaive, SeasonalResidual, StatsForecast
 from unstir_timeseries.metrics import CRPS
 from unstir_timeseries.panel import LEVELS, panel
-from unstir_timeseries.past import filled, last_cycle
+from unstir_timeseries.past import filled, gaps, last_cycle
 from unstir_timeseries.ridge import draws, places, solve
 from unstir_timeseries.tasks import Forecast, Impute
 
@@ -541,13 +541,13 @@ def test_holes_are_filled_along_straight_lines():
     np.testing.assert_array_equal(filled(y), [[1, 1, 2, 3, 3], [np.nan] * 5])
 
 
-def test_holes_are_filled_from_the_neighbouring_seasons():
-    y = np.tile([1.0, 5.0, 9.0], 4)[None] + 3 * np.repeat(np.arange(4), 3)
-    holes = y.copy()
-    holes[0, [3, 7]] = np.nan
-    np.testing.assert_allclose(filled(holes, 3), y)
-    holes = y.copy()
-    holes[0, -3:] = np.nan
-    np.testing.assert_allclose(filled(holes, 3)[0, -3:], y[0, -6:-3])
-    holes[0, [2, 5, 8, 11]] = np.nan  # a place of the season that was never seen: its neighbours
-    assert np.isfinite(filled(holes, 3)).all()
+def test_short_holes_are_filled_by_lines_and_long_ones_from_the_neighbouring_seasons():
+    y = np.tile(np.arange(8.0) ** 2, 4)[None]
+    short, long = y.copy(), y.copy()
+    short[0, [9, 20]] = np.nan
+    np.testing.assert_array_equal(filled(short, 8)[0, [9, 20]], [(y[0, 8] + y[0, 10]) / 2, (y[0, 19] + y[0, 21]) / 2])
+    long[0, 9:20], long[0, 28:] = np.nan, np.nan
+    np.testing.assert_array_equal(filled(long, 8), y)
+    long[0, 7::8] = np.nan  # a place of the season that was never seen: the last observed value
+    assert np.isfinite(filled(long, 8)).all()
+    np.testing.assert_array_equal(gaps(long)[0, 6:10], [0, 1, 0, 11])

