@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from unstir.errors import UserError
 from unstir.plugin.protocols import Case, Drawn, Estimate, RunView
 from unstir_timeseries.calibration import Coverage
 from unstir_timeseries.canvas import (
     INK,
+    MOST,
     QUIET,
     clock_of,
     has_calendar,
@@ -33,7 +35,7 @@ from unstir_timeseries.figures_scores import Scores
 from unstir_timeseries.figures_spread import Calibration
 from unstir_timeseries.figures_steps import Steps
 from unstir_timeseries.metrics import crps_by_step
-from unstir_timeseries.view import View, best, compared, crps_of, has_spread, plural, spread, views
+from unstir_timeseries.view import View, best, compared, crps_of, has_spread, spread, views
 
 __all__ = ["Calibration", "Fans", "Leads", "PerHorizon", "Scores", "Steps", "Synthetic", "Windows"]
 
@@ -53,6 +55,9 @@ class Fans:
         methods: labels shown, in this order, instead of the best.
         series: names shown, instead of some spread over all.
         back: steps shown before the horizon; chosen when 0.
+
+    Raises:
+        UserError: nothing would be drawn, or more than eight panels in a picture.
     """
 
     windows: int = 2
@@ -62,6 +67,15 @@ class Fans:
     methods: tuple[str, ...] = ()
     series: tuple[str, ...] = ()
     back: int = 0
+
+    def __post_init__(self) -> None:
+        rows, columns = len(self.series) or self.rows, len(self.methods) or self.columns
+        if min(self.windows, rows, columns) < 1:
+            raise UserError(f"windows, rows and columns must be at least 1, got {self.windows}, {rows} and {columns}")
+        if self.back < 0:
+            raise UserError(f"back must not be negative, got {self.back}")
+        if rows * columns > MOST:
+            raise UserError(f"a picture has at most {MOST} panels, got {rows} series by {columns} methods")
 
     def draw(self, run: RunView) -> Iterator[Drawn]:
         """One picture a window and setting."""
@@ -121,7 +135,7 @@ class Fans:
 
     def finding(self, view: View, case: Case, estimates: Mapping[str, Estimate]) -> str:
         """Who is nearest to the truth in this window, over all its series."""
-        count = plural(case.measurement.sizes["item"], "series").replace("seriess", "series")
+        count = f"{case.measurement.sizes['item']} series"
         if case.truth is None or not np.isfinite(case.truth["y"].values).any():
             return f"What {', '.join(view.titles[label] for label in estimates)} say of {count}; the truth is not known."
         scores = {view.titles[label]: crps_of([(estimate, case)]) for label, estimate in estimates.items()}

@@ -147,7 +147,7 @@ def fit(
         for done, level in enumerate(LEVELS):
             model = HistGradientBoostingRegressor(
                 loss="quantile", quantile=level, learning_rate=options.rate, max_iter=options.trees, max_leaf_nodes=options.leaves,
-                min_samples_leaf=options.least, early_stopping=False, random_state=seed % 2**32,
+                min_samples_leaf=options.least, max_features=options.columns, early_stopping=False, random_state=seed % 2**32,
             )  # fmt: skip
             models.append(model.fit(inputs[:, kept], target[seen]))
             if progress is not None:

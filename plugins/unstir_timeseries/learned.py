@@ -20,7 +20,7 @@ from unstir_timeseries import examples, fits, gbm
 from unstir_timeseries.panel import LEVELS, forecast, horizon_of
 from unstir_timeseries.windows import usual_size
 
-VERSION = 1
+VERSION = 2
 """Raised when the same options no longer give the same fit."""
 
 
@@ -107,6 +107,7 @@ class QuantileGBM:
         rate: learning rate.
         leaves: most leaves of a tree.
         least: fewest examples in a leaf.
+        columns: share of the features that a split may choose from, in (0, 1].
         missing: share of training windows of which a part is hidden.
         floor: smallest scale of a context, as a share of the series' mean |y|.
         aligned: are windows of training at the same place of the cycle as the origin? A run whose origins are not whole cycles apart then
@@ -121,9 +122,10 @@ class QuantileGBM:
     rows: int = 40_000
     trees: int = 200
     rate: float = 0.1
-    leaves: int = 15
+    leaves: int = 31
     least: int = 60
-    missing: float = 0.2
+    columns: float = 0.3
+    missing: float = 0.1
     floor: float = 0.1
     aligned: bool = True
 
@@ -134,8 +136,8 @@ class QuantileGBM:
         _whole(self, "rows", "trees", "leaves", "least")
         _shares(self, "missing", "floor")
         _above(self, "rate")
-        if self.leaves < 2:
-            raise UserError(f"leaves must be at least 2, got {self.leaves}")
+        if self.leaves < 2 or not 0 < self.columns <= 1:
+            raise UserError(f"leaves must be at least 2 and columns a share in (0, 1], got {self.leaves} and {self.columns}")
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """Forecast quantiles."""

@@ -229,8 +229,14 @@ def test_series_with_most_gaps_are_shown_of_an_imputation_and_a_long_one_around_
 
 @pytest.mark.parametrize(
     ("levels", "bands"),
-    [((10, 50, 90), [(80, 10, 90)]), ((50,), []), ((2.5, 25, 75, 97.5), [(95, 2.5, 97.5), (50, 25, 75)]), ((90,), [(80, 10, 90)]), ((20, 90), [(80, 10, 90), (60, 20, 80)])],
-)  # fmt: skip
+    [
+        ((10, 50, 90), [(80, 10, 90)]),
+        ((50,), []),
+        ((2.5, 25, 75, 97.5), [(95, 2.5, 97.5), (50, 25, 75)]),
+        ((90,), [(80, 10, 90)]),
+        ((20, 90), [(80, 10, 90), (60, 20, 80)]),
+    ],
+)
 def test_levels_make_central_bands(levels, bands):
     assert central(levels) == bands
 
@@ -375,6 +381,10 @@ def test_fans_show_the_methods_and_series_asked_for(run):
     assert [axes.get_title(loc="left") for axes in one.figure.axes] == ["wide", "naive"]
     assert one.figure.axes[0].get_ylabel() == "s2, kW"
     assert not [axes for axes in one.figure.axes if [c for c in axes.collections if isinstance(c, PolyCollection)]]
+    with pytest.raises(UserError, match="at most 8 panels, got 3 series by 3 methods"):
+        Fans(rows=3)
+    with pytest.raises(UserError, match="at least 1, got 2, 0 and 3"):
+        Fans(rows=0)
     with pytest.raises(UserError, match="figures show methods of the run, got sirt; there are naive"):
         list(Fans(methods=("sirt",)).draw(run))
 
@@ -823,8 +833,18 @@ def test_the_page_says_how_it_was_made(tmp_path, picture):
 
 @pytest.mark.parametrize(
     ("value", "seen"),
-    [(pd.Timestamp("2024-03-01 05:00", tz="Europe/Berlin"), "2024-03-01 05:00+0100"), (pd.Timestamp("2024-03-01 05:00:07"), "2024-03-01 05:00:07"),
-     (np.bool_(False), "no"), (12345, "12,345"), (2024, "2024"), (-1e-12, "−1e-12"), (math.inf, "–"), ([0.5, "a"], "0.5, a"), ({}, "none"), ("<b>", "<b>")],
-)  # fmt: skip
+    [
+        (pd.Timestamp("2024-03-01 05:00", tz="Europe/Berlin"), "2024-03-01 05:00+0100"),
+        (pd.Timestamp("2024-03-01 05:00:07"), "2024-03-01 05:00:07"),
+        (np.bool_(False), "no"),
+        (12345, "12,345"),
+        (2024, "2024"),
+        (-1e-12, "−1e-12"),
+        (math.inf, "–"),
+        ([0.5, "a"], "0.5, a"),
+        ({}, "none"),
+        ("<b>", "<b>"),
+    ],
+)
 def test_values_are_written_for_readers(value, seen):
     assert pages_module.shown(value) == seen

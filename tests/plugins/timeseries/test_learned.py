@@ -133,9 +133,8 @@ def test_trees_walked_from_arrays_are_scikit_learns():
     y = np.nan_to_num(x[:, 0]) - np.isnan(x[:, 1]) + 0.1 * rng.standard_normal(800)
     models = [sklearn.HistGradientBoostingRegressor(loss="quantile", quantile=q, max_iter=7, random_state=0).fit(x, y) for q in (0.2, 0.8)]
     fit = gbm.arrays(models, np.arange(1, 6))
-    np.testing.assert_allclose(
-        gbm.walk(fit, np.column_stack([y, x])), [model.predict(x) for model in models], rtol=0, atol=1e-12
-    )  # order of a sum of 8 numbers
+    wanted = [model.predict(x) for model in models]
+    np.testing.assert_allclose(gbm.walk(fit, np.column_stack([y, x])), wanted, rtol=0, atol=1e-12)  # the order of a sum of 8 numbers
 
 
 def test_features_look_where_they_say():
@@ -361,6 +360,7 @@ def test_a_series_without_any_value_is_refused_by_name(method):
         (lambda: DeepAR(lags=(0, 1)), "lags"),
         (lambda: DeepAR(lags=(1, 1)), "lags"),
         (lambda: QuantileGBM(leaves=1), "leaves"),
+        (lambda: QuantileGBM(columns=0.0), "columns"),
         (lambda: QuantileGBM(rows=2.5), "rows"),
         (lambda: QuantileGBM(missing=-0.1), "missing"),
     ],
