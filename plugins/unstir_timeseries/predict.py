@@ -228,7 +228,7 @@ def past_covariance(panel: xr.Dataset, windows: Windows, end: int) -> Tensor:
             drawn = windows.take(panel, np.tile(np.arange(items), len(ends)), np.repeat(ends, items))
             whole = drawn.mask.flatten(1).all(1)
             states = drawn.values.flatten(1)[whole]
-        if len(states) >= 2 * size:
+        if len(states) >= 8 * size:
             break
     if len(states) < 2:
         return 0.5 * torch.eye(size, dtype=torch.float64)
