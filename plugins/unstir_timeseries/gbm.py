@@ -34,6 +34,8 @@ CYCLES = 14
 """Earlier cycles whose value at the same place is a feature."""
 BLOCK = 4096
 """Rows that walk the trees together."""
+JITTER = 1e-6
+"""Noise of the scaled targets: where many are equal (zeros, constants) every gradient of the pinball loss is, too, and no tree can split."""
 
 
 def features(x: NDArray[np.float64], ahead: NDArray[np.int64], cycle: int, told: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -139,6 +141,7 @@ def fit(
         y, where, context, horizon, options.floor, usual=usual, hidden=examples.hide(len(where), context, options.missing, rng)
     )
     target = rows.x[np.arange(len(where)), context - 1 + ahead]
+    target = target + JITTER * rng.standard_normal(len(target))
     seen = np.isfinite(target)
     inputs = features(rows.x[:, :context], ahead, examples.cycle_of(training.attrs), told(training, rows, ahead, usual))[seen]
     kept = np.flatnonzero(np.isfinite(inputs).any(0))  # a column without any value cannot be binned

@@ -26,6 +26,8 @@ from unstir_timeseries.windows import Windows, usual_size
 
 FLOOR = 0.1
 """Smallest scale of a window, as a share of the series' mean |y|: quiet windows would else be huge targets."""
+KIND = "ridge-2"
+"""Names fits that are kept on disk; to be counted up when the same options come to give another fit."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Ridge:
             "context": context, "horizon": horizon, "season": season, "stride": stride, "phase": origin % stride,
         }  # fmt: skip
         y = training["y"].transpose("item", "time").values.astype(np.float64)
-        name = f"ridge-{fits.fingerprint(training, facts)}"
+        name = f"{KIND}-{fits.fingerprint(training, facts)}"
         return fits.recall(name, lambda: self._fit(y, context, horizon, season, origin % stride))
 
     def _fit(self, y: Array, context: int, horizon: int, season: int, phase: int) -> fits.Fit:
