@@ -35,7 +35,7 @@ CYCLES = 14
 BLOCK = 4096
 """Rows that walk the trees together."""
 JITTER = 1e-6
-"""Noise of the scaled targets: where many are equal (zeros, constants) every gradient of the pinball loss is, too, and no tree can split."""
+"""Noise of the scaled targets: where many are equal (zeros, constants) so is every gradient of the pinball loss, and no tree can split."""
 
 
 def features(x: NDArray[np.float64], ahead: NDArray[np.int64], cycle: int, told: NDArray[np.float64]) -> NDArray[np.float64]:
