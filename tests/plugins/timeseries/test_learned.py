@@ -183,7 +183,7 @@ def test_on_an_autoregression_it_comes_near_the_exact_law(method, excess, autore
     "method",
     [
         pytest.param(DeepAR(hidden=12, layers=1, dropout=0.0, unrolled=12, steps=400, batch=32, rate=1e-2), id="deepar"),
-        pytest.param(replace(FEW, trees=80), id="gbm"),  # 0.9^80 of the way to a value is left
+        pytest.param(replace(FEW, trees=80, missing=0.0, columns=1.0), id="gbm"),  # 0.9^80 of the way to a value is left
     ],
 )
 def test_a_constant_series_is_forecast_as_a_constant(method):

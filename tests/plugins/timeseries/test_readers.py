@@ -140,7 +140,7 @@ def test_every_format_of_the_same_series_is_the_same_panel(tmp_path):
     )
     lines = [json.dumps({"start": "2024-01-01 00:00:00", "target": wide[name].tolist(), "item_id": name}) for name in "ab"]
     (tmp_path / "f.jsonl").write_text("\n".join(lines) + "\n")
-    (tmp_path / "f.json.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    (tmp_path / "f.json.gz").write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
     (tmp_path / "f.json").write_text("[" + ",".join(lines) + "]")
     files = [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]
     assert len(files) == 15
@@ -234,11 +234,11 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
         ("a.csv", b"PAR1" + bytes(50), r"is not CSV \(it starts like parquet; give it the suffix \.parquet\)"),
         ("a.csv", pickle.dumps(frame()), r"it starts like a pickle, which unstir never opens"),
         ("a.pkl", pickle.dumps(frame()), r"a\.pkl is a pickle, which unstir never opens \(it can run any code\)"),
-        ("a.csv", gzip.compress(b"ds,y\n"), r"it starts like gzip; give it the suffix \.gz"),
+        ("a.csv", gzip.compress(b"ds,y\n", mtime=0), r"it starts like gzip; give it the suffix \.gz"),
         ("a.csv.gz", b"ds,y\n2024-01-01,1\n", r"is not packed as its suffix \.gz says"),
         ("a.csv.gz", PNG, r"is not packed as its suffix \.gz says \(it starts like a PNG image\)"),
-        ("a.csv.gz", gzip.compress(bytes(9999))[:20], r"a\.csv\.gz is not a table that can be read"),
-        ("a.parquet.gz", gzip.compress(b"PAR1"), "is packed; unpack it first"),
+        ("a.csv.gz", gzip.compress(bytes(9999), mtime=0)[:20], r"a\.csv\.gz is not a table that can be read"),
+        ("a.parquet.gz", gzip.compress(b"PAR1", mtime=0), "is packed; unpack it first"),
         ("a.xlsx", b"PK\x03\x04" + bytes(50), r"not a file of series .*a spreadsheet; save the sheet as CSV\); readable are parquet"),
         ("a.dat", b"1 2 3", r"a\.dat is not a file of series that unstir knows; readable are parquet"),
         ("a.csv", b"ds,y\n2024-01-01 00:00,\xff\xfe\n", r"a\.csv is not text in UTF-8"),
@@ -256,7 +256,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
         ("a.json", b"3\n4\n", r"a\.json holds no series: a line is to be an object with start and target"),
         ("a.jsonl", b"\n\n", r"a\.jsonl holds no series"),
         ("a.json", b"\xff\xfe\x00", r"a\.json is not text in UTF-8"),
-        ("a.json.gz", gzip.compress(b"[]" * 999)[:20], r"a\.json\.gz is damaged"),
+        ("a.json.gz", gzip.compress(b"[]" * 999, mtime=0)[:20], r"a\.json\.gz is damaged"),
         ("a.json", b'{"start": "2024-01-01", "target": [1]}', r"a\.json: series '0' carries no frequency"),
     ],
 )
