@@ -58,6 +58,15 @@ class Number:
         return places(self.half if math.isfinite(self.half) and self.half > 0 else abs(self.mean) / 100)
 
 
+def plural(noun: str) -> str:
+    """Many of a noun: "windows", "series".
+
+    Args:
+        noun: in the singular.
+    """
+    return noun if noun.endswith("s") else f"{noun}s"
+
+
 def ahead(first: Number, second: Number, gap: Difference | None) -> bool:
     """Is the first better than the second?
 
@@ -261,7 +270,7 @@ class Results:
         """What the intervals were resampled over, in the plural; empty where there are none."""
         resampled = [row.get("resampled") for row in self.rows if row["metric"] not in COST_KEYS]
         case, part = self.nouns
-        words = {"cases": f"{case}s", "parts": f"{part}s", "seeds": "seeds"}
+        words = {"cases": plural(case), "parts": plural(part), "seeds": "seeds"}
         return " or ".join(word for key, word in words.items() if key in resampled)
 
     def note(self) -> str:

@@ -150,7 +150,7 @@ def fan_of(
     asked = np.zeros(steps, dtype=bool)
     asked[place] = True
     asked &= np.arange(steps) >= steps - horizon if horizon else gaps_of(y) | (np.isnan(y) & np.isfinite(known))
-    shown = _stretch(asked, horizon, int(measurement.attrs.get("season", 1)), back)
+    shown = _stretch(y, asked, horizon, int(measurement.attrs.get("season", 1)), back)
 
     def spread(values: Array) -> Array:
         whole = np.full(steps, np.nan)
@@ -173,12 +173,15 @@ def fan_of(
     )
 
 
-def _stretch(asked: Array, horizon: int, season: int, back: int) -> slice:
-    """The steps that are shown: a few seasons before a horizon, or what surrounds the longest gap."""
+def _stretch(y: Array, asked: Array, horizon: int, season: int, back: int) -> slice:
+    """The steps that are shown: a few seasons before a horizon, more after a gap, or what surrounds the longest gap."""
     steps = len(asked)
     if horizon:
-        before = back or max(2 * horizon, min(3 * season, 8 * horizon), 12)
-        return slice(max(0, steps - horizon - before), steps)
+        before, origin = back or max(2 * horizon, min(3 * season, 8 * horizon), 12), steps - horizon
+        seen = np.flatnonzero(np.isfinite(y[:origin]))
+        if len(seen) and not back:  # half of it may be what was observed last, before a gap
+            before = max(before, min(origin - int(seen[-1]) - 1 + before // 2, LONGEST))
+        return slice(max(0, origin - before), steps)
     if steps <= (back or LONGEST):
         return slice(0, steps)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], asked.astype(int), [0]])))
@@ -242,7 +245,7 @@ def fan_chart(
         fan.draw(axes)
         plain_axes(axes)
         titled(axes, fan.title)
-        time_axis(axes, measurement, fan.x)
+        time_axis(axes, measurement, fan.x, ticks=5 if len(fans) > 1 else 8)
         share_limits([axes], [fan])
     if horizon:  # all panels show the same stretch
         for axes in grid[:-2]:

@@ -113,7 +113,7 @@ class Fans:
                 fan = fan_of(measurement, estimate.data, name, self.levels, truth, self.back)
                 fan.draw(axes)
                 plain_axes(axes)
-                time_axis(axes, measurement, fan.x, ticks=4)
+                time_axis(axes, measurement, fan.x, ticks={1: 8, 2: 5}.get(len(estimates), 4))
                 titled(axes, view.titles[label] if row == 0 else "")
                 fans.append(fan)
                 records.append(numbers(fan, view.titles[label]))
@@ -191,10 +191,10 @@ class PerHorizon:
                 if title in lines:
                     axes.plot(np.arange(1, len(lines[title]) + 1), lines[title], **style(place), label=plain(title))
             plain_axes(axes)
-            axes.set_ylim(bottom=0)
             axes.set_xlim(1, max(1.5, *(len(line) for line in lines.values())))
             titled(axes, words)
             axes.set_xlabel("step of the horizon", fontsize=8, color=INK)
+        grid[0].set_ylim(bottom=0)  # shared, and the top is known only now
         label_left(figure, grid, "CRPS")
         legend(figure, grid, columns=4)
         data = pd.concat([

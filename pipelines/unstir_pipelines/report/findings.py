@@ -6,14 +6,14 @@ import math
 
 from unstir.plugin.protocols import Setting
 from unstir_pipelines.pairing import Difference
-from unstir_pipelines.results import Results, digits_of, places, setting_title
+from unstir_pipelines.results import Results, digits_of, places, plural, setting_title
 
 
 def question(results: Results) -> str:
     """What was asked, in one sentence."""
     case = results.nouns[0]
     count = len(results.cases)
-    where = f"{case} {results.cases[0]}" if count == 1 else f"{count} {case}s"
+    where = f"{case} {results.cases[0]}" if count == 1 else f"{count} {plural(case)}"
     info = results.info(results.leads[0]) if results.leads else None
     methods = [results.titled(label) for label in results.labels]
     text = (

@@ -20,7 +20,7 @@ from unstir_pipelines import figures
 from unstir_pipelines.figures import Gallery, Picture
 from unstir_pipelines.pairing import DRAWS
 from unstir_pipelines.report import findings, provenance
-from unstir_pipelines.results import ARROWS, COST_KEYS, Results, digits_of, headed, read, setting_title, shown
+from unstir_pipelines.results import ARROWS, COST_KEYS, Results, digits_of, headed, plural, read, setting_title, shown
 from unstir_pipelines.store import write_whole
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def _rows(results: Results, setting: Setting, metrics: list[str]) -> list[dict[s
 
 def _rule(results: Results) -> str:
     case, part = results.nouns
-    over = f"{case}s" if len(results.cases) > 1 else f"{part}s"
+    over = plural(case if len(results.cases) > 1 else part)
     text = f"Bold: better than every other method, each difference taken over the same {over} (paired bootstrap, 95 %)"
     strip = "The strip below a number is its interval on the scale of the column, better to the right."
     return f"{text}; nothing is bold where an interval holds zero. {strip}"

@@ -193,6 +193,14 @@ def test_missing_values_of_the_past_are_gaps_in_the_line(window):
     assert [list(one.get_ydata()) for one in dots] == [[y[0, -21]]]
 
 
+def test_what_was_observed_last_is_seen_before_a_gap_at_the_origin(window):
+    case, estimate = window
+    y = case.measurement["y"].values.copy()
+    y[:, -H - 100 :] = np.nan
+    (axes,) = fan_chart(case.measurement.assign(y=(("item", "time"), y)), estimate.data, items=["s0"]).axes
+    assert np.isfinite(line(axes, "observed")).sum() == 18  # half of three seasons
+
+
 def test_an_imputation_has_bands_in_its_gaps_alone_and_they_close_at_what_was_observed():
     case = list(Impute(length=60, windows=2, stride=60, missing="block", gaps=12).cases([series()]))[0]
     y = case.measurement["y"].values
@@ -485,6 +493,18 @@ def test_settings_that_vary_are_told_apart(figure):
     assert "issing bm-e" in text
     for one in pictures:
         check(one)
+
+
+def test_the_scores_of_all_settings_by_step_fit_into_one_scale():
+    varied = made(windows=2, settings=({"task.gaps": 0}, {"task.gaps": 1}))
+    for key in varied.cases():
+        estimate = varied.estimates["honest", key, 1]
+        varied.estimates["honest", key, 1] = Estimate(estimate.data.assign(quantiles=3 * estimate.data["quantiles"]))
+    (one,) = PerHorizon().draw(varied)
+    one.figure.draw_without_rendering()
+    low, high = one.figure.axes[1].get_ylim()
+    assert one.figure.axes[0].get_ylim() == (low, high) == (0, high)
+    assert high > one.data["crps"].max()
 
 
 @pytest.mark.parametrize("figure", FORECASTS)
