@@ -397,7 +397,7 @@ def _check_description(described: Any) -> None:
         _require(isinstance(info, MetricInfo), f"must describe its numbers by MetricInfo, got {type(info).__name__}")
         _require(bool(_KEY.fullmatch(info.key)), f"has the key {info.key!r}: write lower-case with hyphens, without the domain")
         allowed = ("up", "down", "neither")
-        _require(info.better in allowed, f"must say {', '.join(allowed)} for what is better in {info.key!r}, got {info.better!r}")
+        _require(info.better in allowed, f"must say 'up', 'down' or 'neither' for what is better in {info.key!r}, got {info.better!r}")
         _require(bool(info.title and info.definition), f"must give {info.key!r} a title and a definition")
 
 

@@ -93,7 +93,7 @@ HOOKS, DATA, TASK, METHODS, JUDGES, RECIPE = "__init__.py", "data.py", "task.py"
         (METHODS, "case.measurement.amplitude.values))", "case.measurement.amplitude.values) * np.nan)", "values that are not finite"),
         (METHODS, "wavelet.T @ case.measurement.amplitude.values)", "np.random.randn(len(wavelet)))", "answers differently a second time"),
         (METHODS, "return Estimate(xr.Dataset", "return dict(xr.Dataset", "method 'wiener' raised TypeError"),
-        (JUDGES, '"up"', '"higher"', "must say 'up' or 'down' for what is better in 'correlation'"),
+        (JUDGES, '"up"', '"higher"', "must say 'up', 'down' or 'neither' for what is better in 'correlation'"),
         (JUDGES, 'MetricInfo("correlation"', 'MetricInfo("Pearson R"', "has the key 'Pearson R'"),
         (JUDGES, '{"correlation": Score', '{"pearson": Score', r"gives \['pearson'\], which it does not describe"),
         (JUDGES, "Score(float(value))", "float(value)", "must give a Score with a float"),

@@ -97,7 +97,7 @@ def test_a_failed_job_exits_with_1_and_says_which(unstir, recipe: Path):
         (["run", "toy/lines", "--methods", "smoth"], 2, "recipe toy/lines has no method 'smoth'; did you mean 'smooth'?"),
         (["run", "toy/lines", "--set", "task.noise"], 2, "--set needs KEY=VALUE, as --set task.views=8, got 'task.noise'"),
         (["run", "toy/lines", "--set", "task.noise=loud"], 2, "noise must be a number, got 'loud' (--set task.noise=loud)"),
-        (["run", "toy/lines", "--set", "metrics=[toy/eror]"], 2, "did you mean 'toy/error' or 'toy/spread'? (--set metrics=[toy/eror])"),
+        (["run", "toy/lines", "--set", "metrics=[toy/eror]"], 2, "did you mean 'toy/error' or 'toy/spread'"),
         (["run", "toy/lines", "--data", "toy/line"], 2, "there is no dataset 'toy/line'; did you mean 'toy/lines'? (--data)"),
         (["run", "toy/lines", "--data", "toy/lines", "x.npy"], 2, "--data takes files or one registered dataset: give toy/lines alone"),
         (["run", "--resume", "nothing"], 1, "run nothing does not exist"),

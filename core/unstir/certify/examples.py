@@ -226,6 +226,12 @@ def _noise(part: Any) -> Example:
     return Example(part(0.3), Classes(), "ddim", (DensityControl(change=1.0, spread=0.3, divergence="exact"),))
 
 
+def _known(part: Any) -> Example:
+    y = torch.full((1, *SHAPE), 0.3, dtype=torch.float64)
+    y[..., ::2] = torch.nan  # every other entry is seen
+    return Example(part(_VARIANCE * torch.eye(y.numel(), dtype=torch.float64), 0.3, y), Classes())
+
+
 _MAKERS: Mapping[str, Callable[[Any], Example]] = {
     "cfg": functools.partial(_with, weight=2.0),
     "adaptive": functools.partial(_with, weight=2.0),
@@ -234,6 +240,7 @@ _MAKERS: Mapping[str, Callable[[Any], Example]] = {
     "linear-ag": _linear,
     "regions": functools.partial(_with, ratio=0.5, patch=2),
     "reuse": _reuse,
+    "known-covariance": _known,
     "on-leaf": _leaf,
     "density-noise": _noise,
     "loss": _loss,

@@ -29,7 +29,8 @@ class KnownCovariance(Guide):
         covariance: C, (n, n), symmetric and positive, n the entries of a state in order; or (groups, n, n), the condition's entry
             ``group`` then says which is whose.
         noise: standard deviation of the observations' noise, at least 0.
-        y: name of the condition's entry with the observations (batch, *shape), kept from the denoiser.
+        y: name of the condition's entry with the observations (batch, *shape), kept from the denoiser; or the observations of all samples,
+            (1, *shape), NaN where there are none.
         observed: name of the entry that says which were observed (batch, *shape), 1 or 0.
         group: name of the entry with numbers of covariances (batch,).
 
@@ -39,7 +40,7 @@ class KnownCovariance(Guide):
 
     covariance: Tensor
     noise: float = 0.01
-    y: str = "observation"
+    y: str | Tensor = "observation"
     observed: str = "observed"
     group: str = "group"
     exactness: ClassVar[str] = "exact for normal data of this covariance, as the steps become finer; biased otherwise"
@@ -55,13 +56,17 @@ class KnownCovariance(Guide):
     def estimate(self, denoiser: Denoiser, x: Any, t: Any, condition: Mapping[str, Any] | None) -> Tensor:
         """D + K (y - D), K of each sample's mask and covariance."""
         check_tensor(x, self)
-        if not condition or self.y not in condition or self.observed not in condition:
-            raise UserError(f"this guide looks for condition[{self.y!r}] and condition[{self.observed!r}]")
-        hidden = (self.y, self.observed, self.group)
-        x0 = denoiser(x, t, {key: value for key, value in condition.items() if key not in hidden} or None)
-        seen = condition[self.observed].to(x0) > 0
-        residual = torch.where(seen, condition[self.y].to(x0) - x0, 0.0).flatten(1)
-        group = condition.get(self.group)
+        told, given = dict(condition or {}), self.y
+        if isinstance(given, str):
+            if given not in told or self.observed not in told:
+                raise UserError(f"this guide looks for condition[{given!r}] and condition[{self.observed!r}]")
+            y, observed = told.pop(given), told.pop(self.observed) > 0
+        else:
+            y, observed = given.nan_to_num(0.0), ~given.isnan()
+        group = told.pop(self.group, None)
+        x0 = denoiser(x, t, told or None)
+        seen = observed.to(x0.device).expand(x0.shape)
+        residual = torch.where(seen, y.to(x0) - x0, 0.0).flatten(1)
         number = torch.zeros(len(x0), dtype=torch.long) if group is None else group.long().cpu()
         rho = float(denoiser.process.rho(t))
         change = torch.empty_like(residual)

@@ -560,6 +560,7 @@ def test_what_is_missing_is_named_with_the_nearest(frame, options, sentence):
 
 
 def test_other_calendars_are_refused():
+    pytest.importorskip("cftime")
     times = xr.date_range("2000-01-01", periods=5, calendar="noleap", use_cftime=True)
     with pytest.raises(DataError, match="is in the calendar 'noleap'"):
         to_panels(xr.DataArray(np.ones(5), {"time": times}, ("time",)))
