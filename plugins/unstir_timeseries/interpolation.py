@@ -27,14 +27,14 @@ class Interpolation:
 
     Args:
         cycle: m, steps between the values that are joined: 1, or a season to join the same places of neighbouring seasons.
-        history: steps before the first window whose errors count beside the window's own.
+        errors: at most so many of a series' errors before the first window, evenly spread, count beside the window's own.
 
     Raises:
         UserError: an option out of range.
     """
 
     cycle: int = 1
-    history: int = 2000
+    errors: int = 2000
 
     needs: ClassVar[tuple[str, ...]] = ()
     uses_prior: ClassVar[bool] = False
@@ -42,8 +42,8 @@ class Interpolation:
     def __post_init__(self) -> None:
         if self.cycle < 1:
             raise UserError(f"cycle must be at least 1 step, got {self.cycle}")
-        if self.history < 0:
-            raise UserError(f"history must not be negative, got {self.history}")
+        if self.errors < 1:
+            raise UserError(f"errors must be at least 1, got {self.errors}")
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """Values and quantiles of every step; observed ones stay as they are.
@@ -65,8 +65,7 @@ class Interpolation:
                 continue
             sources = [series]
             if isinstance(training, xr.Dataset) and name in training["item"].values:
-                before = training["y"].sel(item=name).values.astype(np.float64)
-                sources.append(before[len(before) - min(self.history, len(before)) :])
+                sources.append(training["y"].sel(item=name).values.astype(np.float64))
             self._row(series, sources, point[row], quantiles[row])
         data = forecast(window, quantiles=quantiles, mean=point)
         return Estimate(data, info={"said": said} if said else {})
@@ -82,7 +81,7 @@ class Interpolation:
         for a, b in sorted({(int(back[t]), int(ahead[t])) for t in joined}):
             here = joined[(back[joined] == a) & (ahead[joined] == b)]
             point[here] = between(series, here, a, b, self.cycle)
-            errors = np.concatenate([_errors(source, a, b, self.cycle) for source in sources])
+            errors = np.concatenate([_errors(source, a, b, self.cycle, self.errors) for source in sources])
             spread = np.quantile(errors, LEVELS) if errors.size else np.zeros(len(LEVELS))
             quantiles[:, here] = point[here] + spread[:, None]
 
@@ -122,9 +121,9 @@ def between(y: Array, at: NDArray[np.int64], back: int, ahead: int, cycle: int) 
     return (ahead * y[at - back * cycle] + back * y[at + ahead * cycle]) / (back + ahead)
 
 
-def _errors(y: Array, back: int, ahead: int, cycle: int) -> Array:
+def _errors(y: Array, back: int, ahead: int, cycle: int, most: int) -> Array:
     first = 0 if back == FAR else back * cycle
     last = len(y) if ahead == FAR else len(y) - ahead * cycle
-    at = np.arange(first, max(first, last))
+    at = np.arange(first, max(first, last), max(1, -(-(last - first) // most)))
     errors = y[at] - between(y, at, back, ahead, cycle)
     return errors[np.isfinite(errors)]

@@ -448,7 +448,7 @@ def test_infinite_values_are_refused():
         (lambda: ETS(season=-1), "season must be"),
         (lambda: StatsForecast(season=-1), "season must be"),
         (lambda: Interpolation(0), "cycle must be at least 1"),
-        (lambda: Interpolation(history=-1), "history must not be negative"),
+        (lambda: Interpolation(errors=0), "errors must be at least 1"),
     ],
 )
 def test_an_option_out_of_range_is_refused(made, sentence):
