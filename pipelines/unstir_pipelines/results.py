@@ -39,7 +39,7 @@ def places(half: float) -> int:
 
 @dataclass(frozen=True)
 class Number:
-    """One cell: a mean with its 95 % bootstrap interval, in the metric's unit, over ``cases`` cases."""
+    """One cell: a mean with its 95 % bootstrap interval, in the metric's unit, over ``cases`` cases; ``digits`` as the metric wishes."""
 
     mean: float
     low: float
@@ -47,6 +47,7 @@ class Number:
     cases: int
     unit: str
     better: str
+    digits: int = 0
 
     @property
     def half(self) -> float:
@@ -54,8 +55,8 @@ class Number:
         return (self.high - self.low) / 2
 
     def decimals(self) -> int:
-        """Digits after the point that the interval supports (``places``); without an interval, a hundredth of the mean stands for it."""
-        return places(self.half if math.isfinite(self.half) and self.half > 0 else abs(self.mean) / 100)
+        """Digits after the point that the interval supports (without one, a hundredth of the mean), more where the metric asks."""
+        return max(self.digits, places(self.half if math.isfinite(self.half) and self.half > 0 else abs(self.mean) / 100))
 
 
 def plural(noun: str) -> str:
@@ -200,6 +201,7 @@ class Results:
                 int(row["cases"]),
                 row.get("unit") or "",
                 row.get("better") or "up",
+                self.info(row["metric"]).digits,
             )
             for row in self.rows
         }

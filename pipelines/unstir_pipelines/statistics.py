@@ -115,6 +115,7 @@ def summarise(rows: pd.DataFrame, settings: Sequence[dict[str, Any]], labels: Se
                 columns = ("case", "seed", "value", "parts", "combine")
                 found = interval([tuple(row) for row in zip(*(group[name] for name in columns), strict=True)])
                 first = group.iloc[0]
+                is_part_a_case = found.resampled == "parts" and first["covers"] == len(first["parts"])
                 made.append(
                     {
                         "task": first["task"],
@@ -127,7 +128,7 @@ def summarise(rows: pd.DataFrame, settings: Sequence[dict[str, Any]], labels: Se
                         "high": found.high,
                         "cases": int(first["covers"]) if first["covers"] else found.cases,
                         "better": first["better"],
-                        "resampled": found.resampled,
+                        "resampled": "cases" if is_part_a_case else found.resampled,
                     }
                 )
     return made

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import xarray as xr
@@ -25,6 +25,7 @@ from unstir.errors import DataError, UserError
 from unstir.plugin.protocols import Case, Estimate, MetricInfo, Score
 from unstir_timeseries.anomaly_data import read_labelled
 from unstir_timeseries.anomaly_windows import Array, Reduce, Scale, check_windows
+from unstir_timeseries.options import one_of
 
 Protocol = Literal["semi-supervised", "unsupervised"]
 MOST_PARTS = 200
@@ -62,9 +63,7 @@ class Anomaly:
     figures: ClassVar[tuple[str, ...]] = ("timeseries/scores",)
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (("protocol", self.protocol, Protocol), ("reduce", self.reduce, Reduce)):
-            if value not in get_args(allowed):
-                raise UserError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")
+        one_of(self, protocol=Protocol, reduce=Reduce)
         if not 0 < self.share < 1:
             raise UserError(f"share must lie between 0 and 1, got {self.share}")
         if self.split_seed < 0:
@@ -337,9 +336,9 @@ class _Ranking:
     def infos(self, key: str, title: str, what: str) -> list[MetricInfo]:
         """Entries for the plain number and the one with slack."""
         ends = "entries without a score rank last; the interval resamples anomalies (events of a series), normal ones held fixed"
-        plain = MetricInfo(key, title, "", "up", f"{what}; {ends}")
+        plain = MetricInfo(key, title, "", "up", f"{what}; {ends}", digits=4)
         beside = f"{what}, where a step at distance k from an event is anomalous by sqrt(1 - k/{self.slack + 1}) and normal by the rest"
-        return [plain, MetricInfo(f"range-{key}", f"Range {title}", "", "up", f"{beside}; {ends}")] if self.slack else [plain]
+        return [plain, MetricInfo(f"range-{key}", f"Range {title}", "", "up", f"{beside}; {ends}", digits=4)] if self.slack else [plain]
 
 
 @dataclass(frozen=True)

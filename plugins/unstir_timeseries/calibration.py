@@ -27,7 +27,6 @@ from unstir_timeseries.scores import binomial_bar, energy_score, level_widths, o
 
 Array = NDArray[Any]
 CENTRAL = {50: (0.25, 0.75), 80: (0.1, 0.9), 90: (0.05, 0.95)}
-NO_PATHS = "needs sample paths and the estimate has only quantiles: the score is NaN"
 NO_TARGET = "the score is NaN: no target is observed"
 
 
@@ -60,7 +59,7 @@ class Coverage:
             for name, (low, high) in CENTRAL.items()
         ]
         error = "mean over q = .1 ... .9 of |share of targets at or below quantile q - q|; jackknife parts are windows"
-        return [*made, MetricInfo("coverage-error", "coverage error", "", "down", error)]
+        return [*made, MetricInfo("coverage-error", "coverage error", "", "down", error, digits=4)]
 
     def over(self, pairs: Sequence[tuple[Estimate, Case]]) -> dict[str, Score]:
         """Count the targets inside.
@@ -154,7 +153,11 @@ class PIT:
     def describe(self) -> list[MetricInfo]:
         """One entry."""
         how = "integral over u in (0, 1) of |share of targets whose randomised F(y) is below u - u|, the randomisation averaged out"
-        return [MetricInfo("pit", "PIT distance", "", "down", f"{how}; 0 is calibrated, 1/4 far too wide; jackknife parts are windows")]
+        return [
+            MetricInfo(
+                "pit", "PIT distance", "", "down", f"{how}; 0 is calibrated, 1/4 far too wide; jackknife parts are windows", digits=4
+            )
+        ]
 
     def over(self, pairs: Sequence[tuple[Estimate, Case]]) -> dict[str, Score]:
         """Pool the targets of all windows.
@@ -169,9 +172,9 @@ class PIT:
         return {"pit": influence(each, lambda some: pit_distance(joined(some)))}
 
 
-def _paths(pairs: Sequence[tuple[Estimate, Case]], title: str) -> list[Answer] | Score:
+def _paths(pairs: Sequence[tuple[Estimate, Case]]) -> list[Answer] | Score:
     found = answers(pairs)
-    return found if all(one.samples() is not None for one in found) else nothing(f"the {title} {NO_PATHS}")
+    return found if all(one.samples() is not None for one in found) else Score(math.nan)  # what its definition says, so no warning
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ class EnergyScore:
     def describe(self) -> list[MetricInfo]:
         """One entry."""
         how = "sum over series and windows of mean ||x - y|| - sum ||x - x'|| / (2 S (S - 1)), norms over the horizon, divided by sum ||y||"
-        return [MetricInfo("energy", "energy score", "", "down", f"{how}; NaN without sample paths; {RESAMPLED}")]
+        return [MetricInfo("energy", "energy score", "", "down", f"{how}; NaN without sample paths; {RESAMPLED}", digits=4)]
 
     def over(self, pairs: Sequence[tuple[Estimate, Case]]) -> dict[str, Score]:
         """Pool the scores of paths.
@@ -189,7 +192,7 @@ class EnergyScore:
         Args:
             pairs: forecasts with their windows.
         """
-        found = _paths(pairs, "energy score")
+        found = _paths(pairs)
         if isinstance(found, Score):
             return {"energy": found}
         cells = lambda one: (energy_score(one.paths(), one.y), np.sqrt(np.nansum(one.y**2, axis=-1)))  # noqa: E731
@@ -221,6 +224,7 @@ class VariogramScore:
                 "down",
                 f"{how}, summed over series and windows and divided by the sum of their mean |y|^{2 * self.p:g}; "
                 f"NaN without sample paths; {RESAMPLED}",
+                digits=4,
             )
         ]
 
@@ -230,7 +234,7 @@ class VariogramScore:
         Args:
             pairs: forecasts with their windows.
         """
-        found = _paths(pairs, "variogram score")
+        found = _paths(pairs)
         if isinstance(found, Score):
             return {"variogram": found}
         size = lambda y: np.nan_to_num(observed_mean(np.abs(y) ** (2 * self.p)))  # noqa: E731
@@ -244,7 +248,7 @@ class ZeroShare:
     def describe(self) -> list[MetricInfo]:
         """One entry."""
         how = "|mean probability of zero - share of zero targets|, forecasts rounded to whole numbers, pooled over all steps"
-        return [MetricInfo("zeros", "zero share error", "", "down", f"{how}; {RESAMPLED}")]
+        return [MetricInfo("zeros", "zero share error", "", "down", f"{how}; {RESAMPLED}", digits=4)]
 
     def over(self, pairs: Sequence[tuple[Estimate, Case]]) -> dict[str, Score]:
         """Compare the shares.

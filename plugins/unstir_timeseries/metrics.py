@@ -103,7 +103,7 @@ class CRPS:
     def describe(self) -> list[MetricInfo]:
         """One entry."""
         how = "mean over q = .1 ... .9 of 2 sum |(f_q - y)(1[y <= f_q] - q)| / sum |y|, pooled over windows, series and steps"
-        return [MetricInfo("crps", "CRPS", "", "down", f"{how} (GluonTS's mean weighted quantile loss); {FIXED}")]
+        return [MetricInfo("crps", "CRPS", "", "down", f"{how} (GluonTS's mean weighted quantile loss); {FIXED}", digits=4)]
 
     def over(self, pairs: Sequence[tuple[Estimate, Case]]) -> dict[str, Score]:
         """Pool the losses.
@@ -152,7 +152,7 @@ class SampleCRPS:
         """One entry."""
         how = "sum over steps of mean |x - y| - sum |x - x'| / (2 S (S - 1)) over S sample paths, divided by sum |y|; where there are only"
         rest = f"quantiles, 2 pinball integrated over the {len(LEVELS)} levels (up to 3 % more for a Gaussian)"
-        return [MetricInfo("sample-crps", "CRPS fair", "", "down", f"{how} {rest}; {FIXED}")]
+        return [MetricInfo("sample-crps", "CRPS fair", "", "down", f"{how} {rest}; {FIXED}", digits=4)]
 
     def over(self, pairs: Sequence[tuple[Estimate, Case]]) -> dict[str, Score]:
         """Pool the scores of all steps.
@@ -175,7 +175,7 @@ class ND:
 
     def describe(self) -> list[MetricInfo]:
         """One entry."""
-        return [MetricInfo("nd", "ND", "", "down", f"sum |y - median| / sum |y|, pooled over windows, series and steps; {FIXED}")]
+        return [MetricInfo("nd", "ND", "", "down", f"sum |y - median| / sum |y|, pooled over windows, series and steps; {FIXED}", digits=4)]
 
     def over(self, pairs: Sequence[tuple[Estimate, Case]]) -> dict[str, Score]:
         """Pool the absolute errors.
@@ -194,7 +194,7 @@ class NRMSE:
     def describe(self) -> list[MetricInfo]:
         """One entry."""
         how = "root of the mean over series and windows of the mean square error of the forecast's mean, divided by their mean |y|"
-        return [MetricInfo("nrmse", "NRMSE", "", "down", f"{how}; {FIXED}")]
+        return [MetricInfo("nrmse", "NRMSE", "", "down", f"{how}; {FIXED}", digits=4)]
 
     def over(self, pairs: Sequence[tuple[Estimate, Case]]) -> dict[str, Score]:
         """Pool the square errors.
@@ -213,7 +213,7 @@ class MASE:
     def describe(self) -> list[MetricInfo]:
         """One entry."""
         error = "the seasonal error, mean |y_t - y_(t-m)| over the whole past (m falls to 1 where the past is not longer)"
-        return [MetricInfo("mase", "MASE", "", "down", f"mean |y - median| / {error}; {SERIES}; {RESAMPLED}")]
+        return [MetricInfo("mase", "MASE", "", "down", f"mean |y - median| / {error}; {SERIES}; {RESAMPLED}", digits=4)]
 
     def over(self, pairs: Sequence[tuple[Estimate, Case]]) -> dict[str, Score]:
         """Average the scaled errors of series.
@@ -231,7 +231,7 @@ class MSIS:
     def describe(self) -> list[MetricInfo]:
         """One entry."""
         how = "mean of u - l + 40 (l - y)1[y < l] + 40 (y - u)1[y > u] with l, u the quantiles .025 and .975, divided by the seasonal error"
-        return [MetricInfo("msis", "MSIS", "", "down", f"{how} as MASE takes it; {SERIES}; {RESAMPLED}")]
+        return [MetricInfo("msis", "MSIS", "", "down", f"{how} as MASE takes it; {SERIES}; {RESAMPLED}", digits=4)]
 
     def over(self, pairs: Sequence[tuple[Estimate, Case]]) -> dict[str, Score]:
         """Average the scaled interval scores of series.
@@ -250,7 +250,7 @@ class SMAPE:
     def describe(self) -> list[MetricInfo]:
         """One entry."""
         how = "mean of 2 |y - median| / (|y| + |median|), a step where both are zero counting zero; mean over series and windows"
-        return [MetricInfo("smape", "sMAPE", "", "down", f"{how}; {RESAMPLED}")]
+        return [MetricInfo("smape", "sMAPE", "", "down", f"{how}; {RESAMPLED}", digits=4)]
 
     def over(self, pairs: Sequence[tuple[Estimate, Case]]) -> dict[str, Score]:
         """Average over series.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -33,7 +33,7 @@ from unstir_timeseries.windows import Encoded, Windows
 
 MOST = 8000
 """Past windows that a covariance is made of, at most."""
-Guidance = Literal["quantile", "mse", "pigdm", "covariance", "past", "told"]
+Guidance = Literal["quantile", "mse", "pigdm", "covariance", "past", "told", "both"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class TSDiff:
 
     Args:
         guide: ``"past"`` (covariance of the past windows of the panel: no derivative, the default), ``"quantile"``, ``"mse"``, ``"pigdm"``,
-            ``"covariance"`` (the model's own, by its derivative), or ``"told"`` for a network that is told what was observed.
+            ``"covariance"`` (the model's own, by its derivative), ``"told"`` for a network that is told what was observed, or ``"both"``:
+            half of the paths by ``"past"`` and half by ``"told"``, a pool of two forecasts that err differently.
         scale: of ``"quantile"`` and ``"mse"``.
         std: of ``"pigdm"``, standard deviation of the data in units of the state.
         noise: of ``"pigdm"``, ``"covariance"`` and ``"past"``, standard deviation of the observations in units of the state.
@@ -88,7 +89,7 @@ class TSDiff:
     @property
     def guidance(self) -> ObservationGuidance | None:
         """The options of a guide that differentiates; ``None`` for the others."""
-        if self.guide == "told" or self.guide == "past":
+        if self.guide in ("told", "past", "both"):
             return None
         scale = self.scale if self.guide in ("quantile", "mse") else float(self.scale > 0)
         return ObservationGuidance(self.guide, scale=scale, std=self.std, noise=self.noise, iterations=self.iterations)
@@ -104,7 +105,7 @@ class TSDiff:
         """
         facts = getattr(prior, "facts", {})
         Windows.of(facts)
-        if self.guide == "told" and not facts.get("is_told", True):
+        if self.guide in ("told", "both") and not facts.get("is_told", True):
             raise CheckpointError("this checkpoint cannot be told what was observed (it was trained with told: 0): take another guide")
         if self.guide != "told" and not facts.get("is_free", True):
             raise CheckpointError("this checkpoint is conditional only (it was trained with told: 1): take guide: told")
@@ -156,6 +157,8 @@ class TSDiff:
             CheckpointError: the model is of another step.
             DataError: the panel does not fit the model.
         """
+        if self.guide == "both":
+            return self._pooled(prior, panel, seed, progress)
         facts: dict[str, Any] = getattr(prior, "facts", {})
         windows = Windows.of(facts)
         check_panel(panel, facts, windows, positive=self.positive)
@@ -176,6 +179,14 @@ class TSDiff:
         if self.positive:
             made = np.maximum(made, 0.0)
         return shuffled(made, seed) if self.guide == "quantile" else made, nfe
+
+    def _pooled(self, prior: Denoiser, panel: xr.Dataset, seed: int, progress: Progress) -> tuple[NDArray[np.float64], int]:
+        """Half of the paths by each of the two guides, in a random order."""
+        parts = [replace(self, guide="past", samples=self.samples - self.samples // 2)]
+        if self.samples > 1:
+            parts.append(replace(self, guide="told", samples=self.samples // 2))
+        drawn = [one.paths(prior, panel, seed=seed + n, progress=_part(progress, n, len(parts))) for n, one in enumerate(parts)]
+        return shuffled(np.concatenate([paths for paths, _ in drawn], 1), seed), drawn[0][1]
 
     def draw(
         self, prior: Denoiser, windows: Windows, encoded: Encoded, seed: int, progress: Progress = None, *, past: Tensor | None = None

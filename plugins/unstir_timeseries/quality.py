@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from unstir.errors import DataError, UserError
 from unstir.plugin.protocols import Case, Estimate, MetricInfo, Score
 from unstir_timeseries.likeness import autocorrelation, classified, log_periodogram, nearest_seen, ridge_predictions
+from unstir_timeseries.options import at_least
 from unstir_timeseries.pooling import FEWEST_WINDOWS, influence, over_under
 from unstir_timeseries.window_sets import drawn, real_windows
 
@@ -75,9 +76,11 @@ class LPS:
     def describe(self) -> list[MetricInfo]:
         """The score, and its ratio to that of real windows."""
         how = "CRPS of the point forecast (sum |y - f| / sum |y|, original units) of a ridge (alpha 1, intercept) from context to horizon"
-        made = MetricInfo("lps", "LPS", "", "down", f"{how}, learnt on the synthetic windows and tested on the held-out ones; {RESAMPLED}")
+        made = MetricInfo(
+            "lps", "LPS", "", "down", f"{how}, learnt on the synthetic windows and tested on the held-out ones; {RESAMPLED}", digits=4
+        )
         other = "LPS divided by that of a ridge learnt on as many windows drawn at random from what the method saw; 1 is as good as real"
-        return [made, MetricInfo("lps-ratio", "LPS / real", "", "down", f"{other}; jackknife, paired: {RESAMPLED}")]
+        return [made, MetricInfo("lps-ratio", "LPS / real", "", "down", f"{other}; jackknife, paired: {RESAMPLED}", digits=4)]
 
     def __call__(self, estimate: Estimate, case: Case) -> dict[str, Score]:
         """Learn and test.
@@ -136,18 +139,20 @@ class Discriminative:
     lags: int = 48
 
     def __post_init__(self) -> None:
-        for name, least in (("trees", 1), ("folds", 2), ("windows", 20), ("lags", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        at_least(self, trees=1, folds=2, windows=20, lags=1)
 
     def describe(self) -> list[MetricInfo]:
         """The score by accuracy, as the field tabulates it, and the area under the curve."""
         how = f"{self.trees} extremely randomised trees on values, autocorrelations and log periodogram of windows at random from what the"
         rest = f"method saw and as many synthetic ones, cross-validated over {self.folds} stretches of time, mean over them; {FOLDS}"
-        score = MetricInfo("discriminative", "discr. score", "", "down", f"|accuracy - 1/2| of {how} {rest}; 0 is right, 1/2 is worst")
+        score = MetricInfo(
+            "discriminative", "discr. score", "", "down", f"|accuracy - 1/2| of {how} {rest}; 0 is right, 1/2 is worst", digits=4
+        )
         return [
             score,
-            MetricInfo("discriminative-auroc", "discr. AUROC", "", "down", f"area under the ROC curve of {how} {rest}; 1/2 is right"),
+            MetricInfo(
+                "discriminative-auroc", "discr. AUROC", "", "down", f"area under the ROC curve of {how} {rest}; 1/2 is right", digits=4
+            ),
         ]
 
     def __call__(self, estimate: Estimate, case: Case) -> dict[str, Score]:
@@ -210,14 +215,13 @@ class ACFDistance:
     lags: int = 0
 
     def __post_init__(self) -> None:
-        if self.lags < 0:
-            raise UserError(f"lags must be at least 0, got {self.lags}")
+        at_least(self, lags=0)
 
     def describe(self) -> list[MetricInfo]:
         """One entry."""
         upto = f"lags 1 to {self.lags}" if self.lags else "lags 1 to half a window, at most 168"
         how = f"root mean square over {upto} of the difference between the mean autocorrelations of held-out and synthetic windows"
-        return [MetricInfo("acf-distance", "ACF distance", "", "down", f"{how}; jackknife: {RESAMPLED}")]
+        return [MetricInfo("acf-distance", "ACF distance", "", "down", f"{how}; jackknife: {RESAMPLED}", digits=4)]
 
     def __call__(self, estimate: Estimate, case: Case) -> dict[str, Score]:
         """Compare.

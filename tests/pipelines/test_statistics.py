@@ -106,3 +106,10 @@ def test_rows_come_in_the_order_of_the_recipe():
     found = summarise(rows, [{}], ["early", "late"])
     assert [(one["method"], one["metric"]) for one in found] == [("early", "x"), ("early", "y"), ("late", "x"), ("late", "y")]
     assert list(found[0])[:10] == ["task", "setting", "method", "metric", "unit", "mean", "low", "high", "cases", "better"]
+
+
+@pytest.mark.parametrize(("parts", "resampled"), [([1.0, 2.0, 4.0], "cases"), ([1.0, 2.0], "parts")])
+def test_a_part_for_every_case_is_a_case(parts, resampled):
+    of_the_set = {"case": "*", "seed": 0, "covers": 3, "parts": parts, "combine": "mean", "value": float(np.mean(parts))}
+    row = {"task": "t", "setting": "{}", "method": "m", "metric": "x", "unit": "", "better": "down", **of_the_set}
+    assert summarise(pd.DataFrame([row]), [{}], ["m"])[0]["resampled"] == resampled

@@ -190,6 +190,12 @@ def test_a_number_shows_the_digits_its_interval_supports():
     assert [shown(Number(x, math.nan, math.nan, 1, "s", "down"), "seconds") for x in (0.0213, 3.0, 11.3)] == ["0.021", "3", "11"]
 
 
+def test_a_metric_may_ask_for_more_digits_than_its_interval_supports():
+    number = Number(0.05441, 0.0487, 0.0607, 1, "", "down", digits=4)
+    assert shown(number, "crps") == "0.0544 ±0.0060"
+    assert digits_of([number, Number(0.5, 0.1, 0.9, 1, "", "down", digits=4)]) == 4
+
+
 @pytest.mark.parametrize(
     ("setting", "title"),
     [

@@ -91,6 +91,7 @@ class MetricInfo:
         unit: ``"dB"``, ``"mm"``, or ``""`` where there is none.
         better: ``"up"`` when larger is better, ``"down"`` when smaller is, ``"neither"`` for a fact that is no race (a coverage, a width).
         definition: one sentence with the equation and its conventions (data range, region, variant).
+        digits: digits after the point that a table shows at least; else what the interval supports.
     """
 
     key: str
@@ -98,6 +99,7 @@ class MetricInfo:
     unit: str
     better: Literal["up", "down", "neither"]
     definition: str
+    digits: int = 0
 
 
 @dataclass(frozen=True)

@@ -336,10 +336,10 @@ def test_a_past_that_never_changes_gives_nan_with_the_reason_and_is_left_out_bes
 
 
 @pytest.mark.parametrize("metric", [metrics.EnergyScore(), metrics.VariogramScore()])
-def test_scores_of_paths_without_paths_are_nan_with_the_reason(metric):
+def test_scores_of_paths_without_paths_are_nan_as_their_definition_says(metric):
     pairs = [window(TARGET, PAST, quantiles=sample_quantiles(GOLDEN, LEVELS, axis=1))]
-    with pytest.warns(UserWarning, match="only quantiles"):
-        assert math.isnan(value(metric, pairs))
+    assert math.isnan(value(metric, pairs))
+    assert "NaN without sample paths" in metric.describe()[0].definition
 
 
 def test_nothing_observed_gives_nan_and_never_a_silent_number():

@@ -103,6 +103,18 @@ def test_quantile_paths_are_shuffled_and_one_path_is_the_median_pull():
     assert alone.shape == (30, 1, LENGTH)
 
 
+def test_both_guides_share_the_paths():
+    asked = hidden(series(4), (np.arange(LENGTH) >= 24)[None])
+    said = []
+    paths, nfe = TSDiff(guide="both", samples=5, grid="logistic:4").paths(prior(), asked, seed=3, progress=lambda *step: said.append(step))
+    assert nfe == 4
+    assert said[-1][0] == said[-1][1]
+    past, _ = TSDiff(guide="past", samples=3, grid="logistic:4").paths(prior(), asked, seed=3)
+    told, _ = TSDiff(guide="told", samples=2, grid="logistic:4").paths(prior(), asked, seed=4)
+    np.testing.assert_array_equal(np.sort(paths, 1), np.sort(np.concatenate([past, told], 1), 1))
+    assert TSDiff(guide="both", samples=1, grid="logistic:4").paths(prior(), asked, seed=3)[0].shape == (4, 1, LENGTH)
+
+
 def test_windows_cover_every_gap_of_a_long_panel():
     windows = Windows(24, 12, calendar=())
     y = np.ones((1, 100))
