@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
 from unstir import names, registry, space
-from unstir.denoiser import Denoiser, NetworkDenoiser, Normaliser
+from unstir.denoiser import Denoiser, NetworkDenoiser, Normaliser, TokenDenoiser
 from unstir.errors import CheckpointError, MissingExtra, UnknownName, UserError
 from unstir.process import Joint, Process
 
@@ -37,7 +37,7 @@ _SPACES = {
 
 
 def save(
-    denoiser: NetworkDenoiser,
+    denoiser: NetworkDenoiser | TokenDenoiser,
     folder: str | Path,
     *,
     network: str,
@@ -72,11 +72,9 @@ def save(
         "config": dict(config),
         "process": _process_to_json(denoiser.process),
         "parameterisation": denoiser.parameterisation,
-        "sigma_data": denoiser.sigma_data,
-        "context": denoiser.context,
+        **_own_options(denoiser),
         "shape": denoiser.shape,
         "space": _space_to_json(denoiser.space),
-        "normaliser": {"shift": denoiser.normaliser.shift, "scale": denoiser.normaliser.scale},
         "facts": dict(facts or {}),
     }
     whole = safetensors.save(state)
@@ -93,7 +91,7 @@ def save(
     return folder
 
 
-def load(name: str | Path) -> NetworkDenoiser:
+def load(name: str | Path) -> NetworkDenoiser | TokenDenoiser:
     """The denoiser of a checkpoint, on the CPU, in evaluation mode.
 
     Args:
@@ -130,17 +128,7 @@ def load(name: str | Path) -> NetworkDenoiser:
         network = registry.resolve("networks", meta["network"])(**meta["config"])
         network.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
         facts = dict(meta["facts"])
-        denoiser = NetworkDenoiser(
-            network,
-            _process_from_json(meta["process"]),
-            parameterisation=meta["parameterisation"],
-            shape=_shape_from_json(meta["shape"]),
-            space=_space_from_json(meta["space"]),
-            sigma_data=meta["sigma_data"],
-            context=meta["context"],
-            normaliser=Normaliser(meta["normaliser"]["shift"], meta["normaliser"]["scale"]),
-            card=_file(folder, "CARD.md").read_text() if _file(folder, "CARD.md").exists() else None,
-        )
+        denoiser = _denoiser(meta, network, _file(folder, "CARD.md").read_text() if _file(folder, "CARD.md").exists() else None)
     except MissingExtra:
         raise
     except UserError as error:
@@ -152,6 +140,36 @@ def load(name: str | Path) -> NetworkDenoiser:
         raise CheckpointError(f"the weights of checkpoint {name} belong to another network than {meta['network']}: {reason}") from error
     denoiser.facts, denoiser.sha256 = facts, sha256  # type: ignore[assignment]
     return denoiser.eval()
+
+
+def _own_options(denoiser: NetworkDenoiser | TokenDenoiser) -> dict[str, Any]:
+    """What only one of the two kinds of denoiser has."""
+    if isinstance(denoiser, TokenDenoiser):
+        return {"denoiser": "tokens", "time_free": denoiser.time_free}
+    normaliser = {"shift": denoiser.normaliser.shift, "scale": denoiser.normaliser.scale}
+    return {"sigma_data": denoiser.sigma_data, "context": denoiser.context, "normaliser": normaliser}
+
+
+def _denoiser(meta: Mapping[str, Any], network: torch.nn.Module, card: str | None) -> NetworkDenoiser | TokenDenoiser:
+    """The denoiser that ``model.json`` describes around its network."""
+    process, shape, space = _process_from_json(meta["process"]), _shape_from_json(meta["shape"]), _space_from_json(meta["space"])
+    kind = meta.get("denoiser", "network")
+    if kind not in ("network", "tokens"):
+        raise UserError(f"its denoiser is of the kind {kind!r}, and this version of unstir knows 'network' and 'tokens'")
+    if kind == "tokens":
+        options = {"time_free": meta["time_free"], "parameterisation": meta["parameterisation"]}
+        return TokenDenoiser(network, process, shape, space=space, card=card, **options)
+    return NetworkDenoiser(
+        network,
+        process,
+        parameterisation=meta["parameterisation"],
+        shape=shape,
+        space=space,
+        sigma_data=meta["sigma_data"],
+        context=meta["context"],
+        normaliser=Normaliser(meta["normaliser"]["shift"], meta["normaliser"]["scale"]),
+        card=card,
+    )
 
 
 def _folder(name: str | Path) -> Path:

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import unstir
 from unstir import checkpoint
-from unstir.denoiser import PARAMETERISATIONS, NetworkDenoiser, Normaliser
+from unstir.denoiser import PARAMETERISATIONS, NetworkDenoiser, Normaliser, TokenDenoiser
 from unstir.errors import CheckpointError, UnknownName, UserError
 from unstir.nn import MLP, UNet
-from unstir.process import EDM, OUVE, SBVE, VE, VP, Joint, MeanReverting, RectifiedFlow, SubVP, VPCosine, VPTable
+from unstir.process import EDM, OUVE, SBVE, VE, VP, Categorical, Joint, MeanReverting, RectifiedFlow, SubVP, VPCosine, VPTable
 from unstir.space import Euclidean, JointSpace, Masked, Symmetric, ZeroMean
 
 CONFIG = {"size": 4, "width": 8, "depth": 1, "embedding": 8}
@@ -106,6 +106,26 @@ def test_a_joint_denoiser_comes_back(shared, tmp_path):
     assert again.shape == {"b": (3, 2), "a": (3, 3)}
     assert again.parameterisation == {"b": "eps", "a": "x0"}
     assert again.normaliser == shift
+
+
+@pytest.mark.parametrize("time_free", [True, False])
+def test_a_denoiser_of_tokens_comes_back(time_free, tmp_path):
+    noise = {"noise": "absorbing"} if time_free else {"noise": "marginal", "marginals": (0.7, 0.2, 0.1), "schedule": "cosine"}
+    process = Joint({"kinds": Categorical(3, **noise), "x": VP()}) if not time_free else Categorical(3, **noise)
+    shape = (5,) if time_free else {"kinds": (5,), "x": (4,)}
+    space = Masked() if time_free else JointSpace({"kinds": Masked(), "x": Euclidean()})
+    model = TokenDenoiser(network(), process, shape, space=space, time_free=time_free, parameterisation="eps", card="# Tokens")
+    again = unstir.load(checkpoint.save(model, tmp_path, network="mlp", config=CONFIG, facts={"atoms": ["C", "N"]}))
+    assert isinstance(again, TokenDenoiser)
+    assert (again.process, again.shape, again.space, again.time_free) == (process, shape, space, time_free)
+    assert (again.parameterisation, again.facts, again.card.strip()) == ("eps", {"atoms": ["C", "N"]}, "# Tokens")
+    assert not again.training
+    assert same(again, model)
+
+
+def test_a_kind_of_denoiser_that_is_not_known_is_said(tmp_path):
+    with pytest.raises(CheckpointError, match="its denoiser is of the kind 'particles', and this version of unstir knows"):
+        unstir.load(edited(saved(tmp_path), denoiser="particles"))
 
 
 def test_a_unet_with_context_comes_back(tmp_path):
