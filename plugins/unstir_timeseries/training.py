@@ -52,7 +52,7 @@ class TSDiffTraining:
         lags: shifts given as channels, steps.
         calendar: parts of the calendar given as features.
         covariates: how many known covariates are given.
-        scaling: ``"mean"``, ``"median"``, ``"std"`` or ``"none"``.
+        scaling: ``"mean"``, ``"median"``, ``"std"``, ``"last"`` or ``"none"``.
         multivariate: do all series form one state, a channel each?
         aligned: share of the windows whose horizon begins where seasons do (midnight); the rest begin anywhere.
         told: share of the windows whose observed part the network is told: 0 is unconditional, 1 is TSDiff-Cond.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unstir.errors import CheckpointError, DataError, UserError
+from unstir_timeseries.past import last_cycle
 
-Scaling = Literal["mean", "median", "std", "none"]
+Scaling = Literal["mean", "median", "std", "last", "none"]
 TINY = 1e-10
 HARMONICS = {"hour": (24.0, 3), "weekday": (7.0, 3), "year": (365.25, 3)}
 """Period (in hours, days, days) and number of harmonics of each part of the calendar."""
@@ -36,7 +37,7 @@ class Encoded:
         values: (rows, channels, L) states, 0 where nothing was observed.
         mask: (rows, channels, L), 1 where observed.
         scale: (rows, series) s, in units of ``y``.
-        shift: (rows, series) what was taken away before scaling (``std`` scaling), else 0.
+        shift: (rows, series) what was taken away before scaling (``std`` and ``last``), else 0.
         features: (rows, features, L) known covariates, or ``None``.
     """
 
@@ -66,8 +67,9 @@ class Windows:
         lags: shifts in steps, a channel each.
         calendar: parts of the calendar given as features, of `HARMONICS`.
         covariates: how many known covariates of the panel are given as features.
-        scaling: ``"mean"`` (of absolute values), ``"median"`` (of absolute values), ``"std"`` (mean and standard deviation) or ``"none"``.
-        floor: smallest scale, as a share of the series' own.
+        scaling: ``"mean"`` (of absolute values), ``"median"`` (of absolute values), ``"std"`` (mean and standard deviation),
+            ``"last"`` (the last value, and the root mean square of steps: for walks without a level) or ``"none"``.
+        floor: smallest scale of ``"mean"`` and ``"median"``, as a share of the series' own mean |y|.
         mean: m, mean of the scaled values.
         std: d, their standard deviation.
         series: 1; or how many series a state holds, one a channel (multivariate; no lags then).
@@ -98,8 +100,8 @@ class Windows:
             raise UserError(f"lags are different whole numbers of at least 1 step, got {self.lags}")
         if unknown := [part for part in self.calendar if part not in HARMONICS]:
             raise UserError(f"the calendar has no part {unknown[0]!r}; it has {', '.join(HARMONICS)}")
-        if self.scaling not in ("mean", "median", "std", "none"):
-            raise UserError(f"scaling is 'mean', 'median', 'std' or 'none', got {self.scaling!r}")
+        if self.scaling not in get_args(Scaling):
+            raise UserError(f"scaling is one of {', '.join(get_args(Scaling))}, got {self.scaling!r}")
         if not 0 <= self.floor < 1 or not self.std > 0:
             raise UserError(f"a scale's floor is a share in [0, 1) and the standard deviation positive, got {self.floor} and {self.std}")
         if self.series > 1 and self.lags:
@@ -211,19 +213,25 @@ class Windows:
             return np.zeros(context.shape[:-1]), np.ones(context.shape[:-1])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # windows without an observation
-            shift = np.nan_to_num(np.nanmean(context, -1)) if self.scaling == "std" else np.zeros(context.shape[:-1])
-            spread = context - shift[..., None]
-            if self.scaling == "std":
-                found = np.sqrt(np.nanmean(spread**2, -1))
-            else:
-                found = np.nanmean(np.abs(spread), -1) if self.scaling == "mean" else np.nanmedian(np.abs(spread), -1)
-        found, floor = np.nan_to_num(found), self.floor * usual
+            shift, found = (np.nan_to_num(part) for part in self._scales(context))
+        floor = self.floor * usual if self.scaling in ("mean", "median") else np.zeros_like(usual)
         fleet = usual[usual > 0].mean() if (usual > 0).any() else 1.0
         if (lost := (found <= TINY * np.maximum(usual, fleet)) & (usual <= 0)).any():
             warnings.warn(
                 f"{int(lost.sum())} of the windows are all zero or empty: they are scaled by the other series' mean", stacklevel=3
             )
         return shift, np.where(lost, fleet, np.maximum(found, np.maximum(floor, TINY * fleet)))
+
+    def _scales(self, context: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Shift and scale as the rule has them, NaN where nothing was observed."""
+        none = np.zeros(context.shape[:-1])
+        if self.scaling == "std":
+            return np.nanmean(context, -1), np.nanstd(context, -1)
+        if self.scaling == "last":
+            last = last_cycle(context.reshape(-1, context.shape[-1]), 1)[0]
+            return last.reshape(none.shape), np.sqrt(np.nanmean(np.diff(context, axis=-1) ** 2, -1))
+        size = np.abs(context)
+        return none, np.nanmean(size, -1) if self.scaling == "mean" else np.nanmedian(size, -1)
 
     def _features(self, panel: xr.Dataset, items: NDArray[np.int64], index: NDArray[np.int64], known: Known) -> Tensor | None:
         """Features of the steps ``index`` (rows, L) of the items; steps before the panel follow its clock."""

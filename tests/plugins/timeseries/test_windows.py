@@ -23,7 +23,7 @@ def waves(items=3, steps=120, seed=0):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.sampled_from(["mean", "median", "std", "none"]), st.floats(1e-6, 1e6), st.integers(0, 9))
+@given(st.sampled_from(["mean", "median", "std", "last", "none"]), st.floats(1e-6, 1e6), st.integers(0, 9))
 def test_what_is_encoded_is_decoded(scaling, size, seed):
     y = waves(seed=seed) * size
     windows = Windows(30, 6, calendar=(), scaling=scaling, mean=0.4, std=2.0)
@@ -45,6 +45,15 @@ def test_the_scale_is_of_the_observed_context_alone():
     y[:, 114:] *= 100  # the horizon
     leaked = windows.encode(hours(y)).scale[:, 0]
     np.testing.assert_allclose(leaked, np.abs(y[:, 84:114]).mean(1), err_msg="the future leaks into the scale")
+
+
+def test_a_walk_is_counted_from_its_last_value_in_units_of_its_steps():
+    y = 1000 + np.cumsum(np.random.default_rng(0).normal(size=(2, 120)), 1)
+    y[0, 113] = np.nan  # the last step of the context was not observed
+    encoded = Windows(30, 6, calendar=(), scaling="last").encode(hours(y))
+    np.testing.assert_allclose(encoded.shift[:, 0], [y[0, 112], y[1, 113]])
+    np.testing.assert_allclose(encoded.scale[:, 0], np.sqrt(np.nanmean(np.diff(y[:, 84:114]) ** 2, 1)))
+    assert encoded.scale.max() < 0.1 * 1000, "the floor is for scales that go with the size of a series"
 
 
 def test_lag_channels_are_the_series_shifted():
@@ -134,7 +143,7 @@ def test_a_checkpoints_facts_make_the_same_windows():
         ({"lags": (0,)}, "lags are"),
         ({"lags": (7, 7)}, "lags are"),
         ({"calendar": ("moon",)}, "no part 'moon'"),
-        ({"scaling": "max"}, "scaling is"),
+        ({"scaling": "max"}, "scaling is one of"),
         ({"floor": 1.0}, "floor is a share"),
         ({"series": 2, "lags": (1,)}, "no lags"),
     ],
