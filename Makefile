@@ -46,6 +46,8 @@ bench: $(VENV)/.bench  ## measurements beside other libraries
 	@$(BIN)/python benchmarks/ct_operator.py
 	@$(BIN)/python benchmarks/ct_baselines.py
 	@$(BIN)/python benchmarks/ct_diffusion.py
+	@$(BIN)/python benchmarks/timeseries_baselines.py load exchange traffic more
+	@$(BIN)/python benchmarks/timeseries_published.py exchange --out runs/exchange
 
 clean:
 	rm -rf $(VENV) runs docs/_build

@@ -57,7 +57,7 @@ def settings(name: str, path: Path | None):
     held = tuple((str(end - pd.offsets.BDay(30 * k)), str(end - pd.offsets.BDay(30 * k - 29))) for k in (1,))
     fit = TSDiffTraining(
         **common, data="timeseries/exchange", end=str(end), held_out=held, context=360, horizon=30, aligned=0.0,
-        width=64, blocks=3, patch=6, steps=5000, decay=2500, level=(-1.5, 1.8),
+        width=64, blocks=3, patch=6, steps=5000, decay=2500, scaling="last",
     )  # fmt: skip
     others = {
         "seasonal-naive": SeasonalNaive(), "random-walk (60)": RandomWalk(history=60), "random-walk (360)": RandomWalk(history=360),

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from unstir.errors import DataError, MissingExtra, UserError
-from unstir.plugin.protocols import Progress
-from unstir_timeseries.anomaly_networks import DTE, Reconstruction, dimension_of, noise_levels, one_of, positive
-from unstir_timeseries.anomaly_windows import AnomalyMethod, Array, Places, Ranked, score_panel, to_steps
+from unstir.errors import DataError, MissingExtra
+from unstir_timeseries.anomaly_networks import DTE, Reconstruction, dimension_of, noise_levels
+from unstir_timeseries.anomaly_windows import STRANGERS, AnomalyMethod, Array, Comparison, Places, Ranked, score_panel, to_steps
+from unstir_timeseries.options import at_least, one_of, positive
 
 __all__ = ["DTE", "DTENP", "Forest", "NearestNeighbours", "Reconstruction", "score_panel", "to_steps"]
 
@@ -50,22 +50,12 @@ class NearestNeighbours(AnomalyMethod):
     take: Take = "last"
 
     def __post_init__(self) -> None:
-        positive(neighbours=self.neighbours)
-        one_of("take", self.take, Take)
+        positive(self, "neighbours")
+        one_of(self, take=Take)
 
-    def rank(
-        self,
-        reference: Array,
-        query: Array,
-        *,
-        own: Places = None,
-        apart: int = 1,
-        seed: int = 0,
-        device: str = "cpu",
-        progress: Progress = None,
-    ) -> Ranked:
+    def rank(self, reference: Array, query: Array, how: Comparison = STRANGERS) -> Ranked:
         """The k-th smallest distance, or the mean of the k smallest squared ones."""
-        distances = nearest(reference, query, self.neighbours, own, apart)
+        distances = nearest(reference, query, self.neighbours, how.own, how.apart)
         return Ranked(distances[:, -1] if self.take == "last" else np.square(distances).mean(axis=1))
 
 
@@ -96,40 +86,28 @@ class DTENP(AnomalyMethod):
     steps: int = 300
 
     def __post_init__(self) -> None:
-        one_of("law", self.law, Law)
-        one_of("score", self.score, Score)
+        one_of(self, law=Law, score=Score)
         if self.neighbours or self.law == "nearest":
-            positive(neighbours=self.neighbours)
-        if self.steps < 2:
-            raise UserError(f"steps must be at least 2, got {self.steps}")
+            positive(self, "neighbours")
+        at_least(self, steps=2)
 
-    def rank(
-        self,
-        reference: Array,
-        query: Array,
-        *,
-        own: Places = None,
-        apart: int = 1,
-        seed: int = 0,
-        device: str = "cpu",
-        progress: Progress = None,
-    ) -> Ranked:
+    def rank(self, reference: Array, query: Array, how: Comparison = STRANGERS) -> Ranked:
         """Mode, likeliest step or mean step of the law.
 
         Raises:
             DataError: fewer than 3 features (the law of sigma^2 then has no norm), or fewer points than neighbours.
         """
-        size = dimension_of(query)
-        count = self.neighbours or len(reference) - (0 if own is None else most_near(own, apart))
+        size, own = dimension_of(query), how.own
+        count = self.neighbours or len(reference) - (0 if own is None else most_near(own, how.apart))
         stride = CHUNK if count > CHUNK else len(query)
         out = np.empty(len(query))
         for begin in range(0, len(query), stride):
             part = slice(begin, begin + stride)
             places = None if own is None else own[part]
-            squares = np.square(nearest(reference, query[part], count, places, apart, own))
+            squares = np.square(nearest(reference, query[part], count, places, how.apart, own))
             out[part] = self.of(squares.mean(axis=1, keepdims=True) if self.law == "nearest" else squares, size)
-            if progress is not None:
-                progress(min(begin + stride, len(query)), len(query))
+            if how.progress is not None:
+                how.progress(min(begin + stride, len(query)), len(query))
         return Ranked(out)
 
     def of(self, squares: Array, size: int) -> Array:
@@ -192,25 +170,15 @@ class Forest(AnomalyMethod):
     trees: int = 100
 
     def __post_init__(self) -> None:
-        positive(trees=self.trees)
+        positive(self, "trees")
 
-    def rank(
-        self,
-        reference: Array,
-        query: Array,
-        *,
-        own: Places = None,
-        apart: int = 1,
-        seed: int = 0,
-        device: str = "cpu",
-        progress: Progress = None,
-    ) -> Ranked:
+    def rank(self, reference: Array, query: Array, how: Comparison = STRANGERS) -> Ranked:
         """Fit on the reference, score the query."""
         try:
             from sklearn.ensemble import IsolationForest
         except ModuleNotFoundError as error:
             raise missing() from error
-        forest = IsolationForest(n_estimators=self.trees, random_state=seed % 2**32).fit(reference)
+        forest = IsolationForest(n_estimators=self.trees, random_state=how.seed % 2**32).fit(reference)
         return Ranked(-forest.score_samples(query))
 
 

@@ -19,8 +19,9 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from unstir.errors import DataError, UserError
+from unstir.errors import DataError
 from unstir_data import fetch
+from unstir_timeseries.options import at_least
 from unstir_timeseries.panel import panel
 
 LABELS = ("anomaly", "is_anomaly", "label")
@@ -44,8 +45,7 @@ class Shuttle:
     card: ClassVar[str] = "timeseries/shuttle"
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise UserError(f"every must be at least 1, got {self.every}")
+        at_least(self, every=1)
 
     def load(self) -> Iterator[xr.Dataset]:
         """The points ``shuttle``."""

@@ -11,16 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unstir.errors import DataError, UserError
 from unstir.plugin.protocols import Progress
 from unstir.process import EDM, VPTable
-from unstir_timeseries.anomaly_windows import AnomalyMethod, Array, Places, Ranked
+from unstir_timeseries.anomaly_windows import STRANGERS, AnomalyMethod, Array, Comparison, Ranked
+from unstir_timeseries.options import one_of, positive
 
 Variant = Literal["categorical", "inverse-gamma", "gaussian"]
 Network = TypeVar("Network", bound=nn.Module)
@@ -87,8 +87,8 @@ class DTE(AnomalyMethod):
     hidden: tuple[int, ...] = (256, 512, 256)
 
     def __post_init__(self) -> None:
-        one_of("variant", self.variant, Variant)
-        positive(updates=self.updates, batch=self.batch, rate=self.rate)
+        one_of(self, variant=Variant)
+        positive(self, "updates", "batch", "rate")
         object.__setattr__(self, "hidden", tuple(self.hidden))
         if not 2 <= self.bins <= self.steps:
             raise UserError(f"bins must lie between 2 and the {self.steps} steps, got {self.bins}")
@@ -97,24 +97,14 @@ class DTE(AnomalyMethod):
         if not self.hidden or min(self.hidden) < 1:
             raise UserError(f"hidden must list positive widths, got {list(self.hidden)}")
 
-    def rank(
-        self,
-        reference: Array,
-        query: Array,
-        *,
-        own: Places = None,
-        apart: int = 1,
-        seed: int = 0,
-        device: str = "cpu",
-        progress: Progress = None,
-    ) -> Ranked:
+    def rank(self, reference: Array, query: Array, how: Comparison = STRANGERS) -> Ranked:
         """Train on the reference, score the query.
 
         Raises:
             DataError: fewer than 3 features in the inverse gamma variant.
         """
         size = dimension_of(query) if self.variant == "inverse-gamma" else query.shape[1]
-        data, levels = torch.from_numpy(reference).float().to(device), torch.from_numpy(noise_levels(self.steps))
+        data, levels = torch.from_numpy(reference).float().to(how.device), torch.from_numpy(noise_levels(self.steps))
 
         def build() -> nn.Module:
             widths, parts = (size, *self.hidden), list[nn.Module]()
@@ -123,19 +113,19 @@ class DTE(AnomalyMethod):
             last = nn.Linear(widths[-1], self.bins if self.variant == "categorical" else 1)
             if self.variant == "inverse-gamma":  # from below, where the loss's slope is bounded by 1
                 nn.init.constant_(last.bias, float(levels[0].log()) + math.log(size / 2 - 1))
-            return nn.Sequential(*parts, last).to(device)
+            return nn.Sequential(*parts, last).to(how.device)
 
         def loss(network: nn.Module, generator: torch.Generator) -> Tensor:
             rows = torch.randint(len(data), (self.batch,), generator=generator)
             t = torch.randint(self.steps, (self.batch,), generator=generator)
             noise = torch.randn((self.batch, size), generator=generator)
-            x = ADDED.perturb(data[rows.to(device)], levels[t].sqrt(), noise.to(device))
-            return self.loss(network(x), t.to(device), levels[t].to(device, torch.float32), size)
+            x = ADDED.perturb(data[rows.to(how.device)], levels[t].sqrt(), noise.to(how.device))
+            return self.loss(network(x), t.to(how.device), levels[t].to(how.device, torch.float32), size)
 
-        network = trained(build, loss, self.updates, self.rate, self.weight_decay, seed, progress)
+        network = trained(build, loss, self.updates, self.rate, self.weight_decay, how.seed, how.progress)
         with torch.inference_mode():
-            values = torch.cat([network(part.float().to(device)).cpu().double() for part in torch.from_numpy(query).split(8192)])
-        said = [] if own is None else ["the network was trained on the very points that it scores"]
+            values = torch.cat([network(part.float().to(how.device)).cpu().double() for part in torch.from_numpy(query).split(8192)])
+        said = [] if how.own is None else ["the network was trained on the very points that it scores"]
         return Ranked(self.of(values, size).numpy(), 1, said)
 
     def loss(self, found: Tensor, t: Tensor, level: Tensor, size: int) -> Tensor:
@@ -197,46 +187,35 @@ class Reconstruction(AnomalyMethod):
     depth: int = 3
 
     def __post_init__(self) -> None:
-        positive(level=self.level, evaluations=self.evaluations, repeats=self.repeats, updates=self.updates, batch=self.batch)
-        positive(rate=self.rate, width=self.width, depth=self.depth)
+        positive(self, "level", "evaluations", "repeats", "updates", "batch", "rate", "width", "depth")
 
-    def rank(
-        self,
-        reference: Array,
-        query: Array,
-        *,
-        own: Places = None,
-        apart: int = 1,
-        seed: int = 0,
-        device: str = "cpu",
-        progress: Progress = None,
-    ) -> Ranked:
+    def rank(self, reference: Array, query: Array, how: Comparison = STRANGERS) -> Ranked:
         """Train on the reference, reconstruct the query."""
         from unstir import NetworkDenoiser, sample
         from unstir.nn import MLP
         from unstir.noise import NoiseSource
         from unstir.train import DenoisingLoss, LogNormal
 
-        data, size = torch.from_numpy(reference).float().to(device), query.shape[1]
+        data, size = torch.from_numpy(reference).float().to(how.device), query.shape[1]
         objective = DenoisingLoss(LogNormal(), "edm")
 
         def build() -> NetworkDenoiser:
-            network = MLP(size, self.width, self.depth).to(device)
+            network = MLP(size, self.width, self.depth).to(how.device)
             return NetworkDenoiser(network, ADDED, parameterisation="edm", shape=(size,), sigma_data=1.0)
 
         def loss(denoiser: Any, generator: torch.Generator) -> Tensor:
-            return objective(denoiser, data[torch.randint(len(data), (self.batch,), generator=generator).to(device)], generator)
+            return objective(denoiser, data[torch.randint(len(data), (self.batch,), generator=generator).to(how.device)], generator)
 
-        denoiser: Any = trained(build, loss, self.updates, self.rate, 0.0, seed, progress)
-        clean = torch.from_numpy(query).float().repeat_interleave(self.repeats, dim=0).to(device)
-        noise = NoiseSource(seed, range(len(clean))).draw((size,), clean.dtype, device, "anomaly")
+        denoiser: Any = trained(build, loss, self.updates, self.rate, 0.0, how.seed, how.progress)
+        clean = torch.from_numpy(query).float().repeat_interleave(self.repeats, dim=0).to(how.device)
+        noise = NoiseSource(how.seed, range(len(clean))).draw((size,), clean.dtype, how.device, "anomaly")
         start = (ADDED.perturb(clean, self.level, noise), self.level)
         low = min(ADDED.t_min, self.level / 2)
         grid = f"log-snr:{self.evaluations},sigma_max={self.level},sigma_min={low}"
-        found = sample(denoiser, len(clean), solver=self.solver, grid=grid, start=start, seed=seed, batch=8192)
+        found = sample(denoiser, len(clean), solver=self.solver, grid=grid, start=start, seed=how.seed, batch=8192)
         back: Any = found.x
         error = (back.double() - clean.double()).square().mean(dim=1).reshape(-1, self.repeats).mean(dim=1)
-        said = [] if own is None else ["the model was trained on the very points that it scores"]
+        said = [] if how.own is None else ["the model was trained on the very points that it scores"]
         return Ranked(error.cpu().numpy(), found.nfe * self.repeats, said)
 
 
@@ -293,32 +272,3 @@ def dimension_of(query: Array) -> int:
     if query.shape[1] < 3:
         raise DataError(f"the law of the diffusion time needs at least 3 features (steps of a window), got {query.shape[1]}: take knn")
     return query.shape[1]
-
-
-def positive(**values: float) -> None:
-    """Check that options are positive.
-
-    Args:
-        values: options by name.
-
-    Raises:
-        UserError: one is not.
-    """
-    for name, value in values.items():
-        if not (np.isfinite(value) and value > 0):
-            raise UserError(f"{name} must be positive, got {value}")
-
-
-def one_of(name: str, value: str, allowed: Any) -> None:
-    """Check that an option is one of a few words.
-
-    Args:
-        name: of the option.
-        value: given.
-        allowed: a ``Literal``.
-
-    Raises:
-        UserError: it is none of them.
-    """
-    if value not in get_args(allowed):
-        raise UserError(f"{name} must be one of {', '.join(get_args(allowed))}, got {value!r}")

@@ -45,6 +45,29 @@ class Ranked:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """How vectors are compared with a reference.
+
+    Args:
+        own: place of each query in steps, where the queries are the reference.
+        apart: rows nearer than this in ``own`` share steps and do not vouch for each other.
+        seed: of everything random.
+        device: of networks.
+        progress: called with (done, total).
+    """
+
+    own: Places = None
+    apart: int = 1
+    seed: int = 0
+    device: str = "cpu"
+    progress: Progress = None
+
+
+STRANGERS = Comparison()
+"""The queries are no part of the reference."""
+
+
+@dataclass(frozen=True)
 class AnomalyMethod(ABC):
     """What anomaly methods share: points and series come in, scores of the truth's shape go out, the larger the stranger."""
 
@@ -52,27 +75,13 @@ class AnomalyMethod(ABC):
     uses_prior: ClassVar[bool] = False
 
     @abstractmethod
-    def rank(
-        self,
-        reference: Array,
-        query: Array,
-        *,
-        own: Places = None,
-        apart: int = 1,
-        seed: int = 0,
-        device: str = "cpu",
-        progress: Progress = None,
-    ) -> Ranked:
+    def rank(self, reference: Array, query: Array, how: Comparison = STRANGERS) -> Ranked:
         """Score vectors by what they are compared with.
 
         Args:
             reference: (rows, features) normal vectors, or all of them.
             query: (rows, features) the vectors to score; ``reference`` itself where ``own`` is given.
-            own: place of each query in steps, where the queries are the reference.
-            apart: rows nearer than this in ``own`` share steps and do not vouch for each other.
-            seed: of everything random.
-            device: of networks.
-            progress: called with (done, total).
+            how: which of them may be compared, and the means.
         """
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
@@ -196,7 +205,7 @@ def score_panel(
             if whole.any():
                 reference, own = (known, None) if training else (query[whole], starts[whole])
                 report = None if progress is None else _within(progress, row, len(y))
-                ranked = method.rank(reference, query[whole], own=own, apart=window, seed=seed, device=device, progress=report)
+                ranked = method.rank(reference, query[whole], Comparison(own, window, seed, device, report))
                 scores[whole], nfe = ranked.scores, max(nfe, ranked.nfe)
                 told += ranked.said
         except DataError as error:
@@ -274,7 +283,7 @@ def score_points(
         return Ranked(scores, 0, said)
     query, own = (points[whole] - mean) / spread, np.flatnonzero(whole) if training is None else None
     reference = query if training is None else (base - mean) / spread
-    ranked = method.rank(reference, query, own=own, apart=1, seed=seed, device=device, progress=progress)
+    ranked = method.rank(reference, query, Comparison(own, 1, seed, device, progress))
     scores[whole] = ranked.scores
     return Ranked(scores, ranked.nfe, said + ranked.said)
 

@@ -206,12 +206,11 @@ class ForecastFiles(SeriesFiles):
 
     def completed(self, panel: xr.Dataset, chain: Chain, out: Path, name: str, progress: Progress, said: list[str]) -> list[str]:
         """Fill the gaps of the past."""
-        from unstir_timeseries.drawing import fan_chart
+        from unstir_timeseries.drawing import fan_chart, gaps_of
         from unstir_timeseries.frames import forecast_frame
         from unstir_timeseries.page import page
 
-        gaps = np.isnan(panel["y"].values)
-        gaps &= (np.cumsum(~gaps, 1) > 0) & (np.cumsum(~gaps[:, ::-1], 1)[:, ::-1] > 0)  # neither before a series begins nor after it ends
+        gaps = gaps_of(panel["y"].values)
         if not gaps.any():
             raise DataError(f"{name} has no gap to fill: every step between the first and the last value of each series was observed")
         facts = {

@@ -11,15 +11,16 @@ Reference: Hyndman and Athanasopoulos, Forecasting: principles and practice, 3rd
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from unstir.errors import UserError
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir_timeseries.interpolation import Interpolation
+from unstir_timeseries.options import one_of
 from unstir_timeseries.panel import LEVELS
-from unstir_timeseries.past import Array, Past, last_cycle, quantiles_of
+from unstir_timeseries.past import Array, Past, check_season, last_cycle, quantiles_of
 from unstir_timeseries.ridge import Ridge, RidgeResidual
 from unstir_timeseries.smoothing import ETS, StatsForecast
 
@@ -54,8 +55,7 @@ class SeasonalNaive:
     uses_prior: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.season < 0:
-            raise UserError(f"season must be at least 1 step, or 0 for the panel's, got {self.season}")
+        check_season(self.season)
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """A point forecast of every series."""
@@ -113,8 +113,7 @@ class RandomWalk:
 
     def __post_init__(self) -> None:
         _check_history(self.history)
-        if self.law not in get_args(Law):
-            raise UserError(f"law must be one of {', '.join(get_args(Law))}, got {self.law!r}")
+        one_of(self, law=Law)
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """Quantiles of every series."""

@@ -40,6 +40,7 @@ from unstir_timeseries.demand import counts_of, demand_of, generator, phases
 from unstir_timeseries.intermittent import Croston as Croston
 from unstir_timeseries.intermittent import Empirical as Empirical
 from unstir_timeseries.intermittent import NegativeBinomial as NegativeBinomial
+from unstir_timeseries.options import at_least
 from unstir_timeseries.panel import forecast, history_of, horizon_of
 
 END = 1e-6
@@ -88,10 +89,7 @@ class Jump:
     uses_prior: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        least = {"samples": 2, "steps": 1, "context": 0, "width": 2, "depth": 1, "updates": 1, "batch": 1}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise UserError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        at_least(self, samples=2, steps=1, context=0, width=2, depth=1, updates=1, batch=1)
         if not (self.spacing > 0 and self.rate > 0):
             raise UserError(f"spacing and rate must be positive, got {self.spacing} and {self.rate}")
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ import xarray as xr
 
 from unstir.errors import DataError, UserError
 from unstir_data import fetch
+from unstir_timeseries.options import at_least, one_of
 from unstir_timeseries.panel import panel
 from unstir_timeseries.sales import Returns, daily_units, sale_lines
 
@@ -252,8 +253,7 @@ class Retail(CardPanel):
     def __post_init__(self) -> None:
         if self.min_days < 1 or self.products < 0:
             raise UserError(f"min_days must be at least 1 and products at least 0, got {self.min_days} and {self.products}")
-        if self.returns not in get_args(Returns):
-            raise UserError(f"returns must be one of {', '.join(get_args(Returns))}, got {self.returns!r}")
+        one_of(self, returns=Returns)
 
     def panels(self, path: Path) -> Iterator[xr.Dataset]:
         """One panel, an item a product's code.
@@ -304,9 +304,7 @@ class AR1:
     tiny: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, least in (("items", 1), ("steps", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        at_least(self, items=1, steps=1, seed=0)
         if not -1 < self.phi < 1:
             raise UserError(f"phi must lie between -1 and 1, got {self.phi}")
         if not self.sd > 0:

@@ -13,8 +13,6 @@ Reference: Salinas et al. 2020, arXiv:1704.04110; Bailey 1994 (the polar draw of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -28,6 +26,7 @@ from torch.nn.functional import softplus
 
 from unstir.errors import DataError
 from unstir.plugin.protocols import Progress
+from unstir.threads import one_thread
 from unstir_timeseries import examples
 from unstir_timeseries.windows import clock, usual_size
 
@@ -311,17 +310,6 @@ def paths(
             x[:, at] = torch.where(seen[:, at], x[:, at], drawn) if place < shape.unrolled else drawn
     made = x[:, shape.context :].double().reshape(items, samples, shape.horizon).numpy()
     return made * rows.scale[:, None, None]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread of torch while inside: fastest for a network this small, and sums do not depend on the machine's cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _weights(network: Network) -> dict[str, Any]:

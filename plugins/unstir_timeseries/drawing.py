@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from unstir.errors import DataError, UserError
 from unstir_timeseries.canvas import (
@@ -22,6 +21,7 @@ from unstir_timeseries.canvas import (
     INK,
     MOST,
     QUIET,
+    Array,
     axis_of,
     clock_of,
     has_calendar,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = NDArray[Any]
 LONGEST = 500  # steps of a window that is shown whole
 PATHS = 5
 
@@ -184,10 +183,7 @@ def _stretch(y: Array, asked: Array, horizon: int, season: int, back: int) -> sl
         return slice(max(0, origin - before), steps)
     if steps <= (back or LONGEST):
         return slice(0, steps)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], asked.astype(int), [0]])))
-    begins, ends = edges[::2], edges[1::2]
-    widest = int(np.argmax(ends - begins)) if len(begins) else 0
-    first, last = (int(begins[widest]), int(ends[widest])) if len(begins) else (steps - 1, steps)
+    first, last = max(runs(asked), key=lambda gap: gap[1] - gap[0], default=(steps - 1, steps))
     length = back or min(LONGEST, max(4 * (last - first), 3 * season, 48))
     begin = min(max(0, (first + last - length) // 2), steps - length)
     return slice(begin, begin + length)

@@ -78,7 +78,7 @@ class Scores:
         is_series = "y" in case.measurement
         figure, left, panels, corner = page(len(shown) + is_series, is_series)
         if is_series:
-            self.series(panels, case, {title: estimates[title] for title in shown})
+            self._series(panels, case, {title: estimates[title] for title in shown})
         else:
             for axes, (title, estimate) in zip(panels, ((title, estimates[title]) for title in shown), strict=True):
                 histogram(axes, *judged(estimate, case), title)
@@ -102,7 +102,7 @@ class Scores:
         caption = view.at + finding(curves, "step" if is_series else "point")
         return Drawn(view.named("scores", case.key), f"Scores, {case.key}{view.place}", caption, figure, data, case.key)
 
-    def series(self, panels: list[Axes], case: Case, estimates: Mapping[str, Estimate]) -> None:
+    def _series(self, panels: list[Axes], case: Case, estimates: Mapping[str, Estimate]) -> None:
         """The first series that has an anomaly, and the scores of its steps, a panel a method."""
         assert case.truth is not None
         label = case.truth["label"].transpose("item", "time")

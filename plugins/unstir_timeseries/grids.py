@@ -17,8 +17,9 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from unstir.errors import DataError, UserError
+from unstir.errors import DataError
 from unstir_timeseries import columns, frequency
+from unstir_timeseries.options import one_of
 from unstir_timeseries.panel import panel
 from unstir_timeseries.rows import Rows, listed
 
@@ -46,11 +47,8 @@ class Rules:
     clock: str = "utc"
 
     def __post_init__(self) -> None:
-        allowed = {"on_gaps": ("nan", "refuse"), "duplicates": ("refuse", "mean", "sum", "first", "last")}
-        allowed |= {"off_grid": ("refuse", "snap"), "clock": ("utc", "wall")}
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise UserError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
+        one_of(self, on_gaps=("nan", "refuse"), duplicates=("refuse", "mean", "sum", "first", "last"))
+        one_of(self, off_grid=("refuse", "snap"), clock=("utc", "wall"))
 
 
 def panels_of(rows: Rows, rules: Rules, *, freq: str | None = None, season: int | None = None, key: str = "panel") -> list[xr.Dataset]:

@@ -26,6 +26,7 @@ from unstir.errors import UnknownName, UserError
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir_timeseries import fits
 from unstir_timeseries.demand import Array, Demand, counts_of, demand_of, generator, midpoints, phases, shuffled
+from unstir_timeseries.options import at_least
 from unstir_timeseries.panel import LEVELS, NINE, forecast, history_of, horizon_of
 from unstir_timeseries.scores import weighted_quantile_loss
 
@@ -44,8 +45,7 @@ class _Law:
     samples: int = 100
 
     def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise UserError(f"samples must be at least 2, got {self.samples}")
+        at_least(self, samples=2)
 
     @property
     @abstractmethod
@@ -54,7 +54,13 @@ class _Law:
 
     @abstractmethod
     def quantiles(self, demand: Demand, levels: Sequence[float], option: float) -> Array:
-        """Quantiles (items, levels, horizon) of the law of a demand under a value of the option."""
+        """Quantiles (items, levels, horizon) of the law of a demand.
+
+        Args:
+            demand: the past.
+            levels: of the quantiles.
+            option: a value of the tuned option.
+        """
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """Quantiles and integer paths of independent steps."""
@@ -91,7 +97,40 @@ class _Law:
 
 
 @dataclass(frozen=True)
-class Empirical(_Law):
+class _Recent(_Law):
+    """A baseline from the last steps of the past, whose number is tuned."""
+
+    last: int = 0
+
+    candidates: ClassVar[tuple[float, ...]] = (28, 56, 112, 224, 10**9)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, last=0)
+
+    @property
+    def option(self) -> float:
+        """``last``."""
+        return self.last
+
+    def quantiles(self, demand: Demand, levels: Sequence[float], option: float) -> Array:
+        """Quantiles of the law of the last ``option`` steps."""
+        return self.of(demand.y[:, -int(option) :], demand.past[-int(option) :], demand, levels)
+
+    @abstractmethod
+    def of(self, y: Array, place: Array, demand: Demand, levels: Sequence[float]) -> Array:
+        """Quantiles (items, levels, horizon) of the law of the last steps.
+
+        Args:
+            y: (items, steps) their sales.
+            place: (steps,) their places of the season.
+            demand: the whole past.
+            levels: of the quantiles.
+        """
+
+
+@dataclass(frozen=True)
+class Empirical(_Recent):
     """Quantiles of what the item sold before.
 
     Args:
@@ -103,30 +142,10 @@ class Empirical(_Law):
         UserError: an option outside its range.
     """
 
-    last: int = 0
     weekday: bool = False
 
-    candidates: ClassVar[tuple[float, ...]] = (28, 56, 112, 224, 10**9)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.last < 0:
-            raise UserError(f"last must be at least 0, got {self.last}")
-
-    @property
-    def option(self) -> float:
-        """``last``."""
-        return self.last
-
-    def quantiles(self, demand: Demand, levels: Sequence[float], option: float) -> Array:
-        """Smallest observed count whose share of the past reaches the level.
-
-        Args:
-            demand: the past.
-            levels: of the quantiles.
-            option: steps of the past.
-        """
-        y, place = demand.y[:, -int(option) :], demand.past[-int(option) :]
+    def of(self, y: Array, place: Array, demand: Demand, levels: Sequence[float]) -> Array:
+        """Smallest observed count whose share of the past reaches the level."""
         everywhere = _observed_quantiles(y, levels)
         if not self.weekday:
             return np.repeat(everywhere[:, :, None], demand.horizon, axis=2)
@@ -139,7 +158,7 @@ class Empirical(_Law):
 
 
 @dataclass(frozen=True)
-class NegativeBinomial(_Law):
+class NegativeBinomial(_Recent):
     """A negative binomial law with the mean and the variance of the item's past, the mean spread over the season.
 
     Args:
@@ -151,30 +170,10 @@ class NegativeBinomial(_Law):
         UserError: an option outside its range.
     """
 
-    last: int = 0
     seasonal: bool = True
 
-    candidates: ClassVar[tuple[float, ...]] = (28, 56, 112, 224, 10**9)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.last < 0:
-            raise UserError(f"last must be at least 0, got {self.last}")
-
-    @property
-    def option(self) -> float:
-        """``last``."""
-        return self.last
-
-    def quantiles(self, demand: Demand, levels: Sequence[float], option: float) -> Array:
-        """Quantiles of the fitted law.
-
-        Args:
-            demand: the past.
-            levels: of the quantiles.
-            option: steps of the past.
-        """
-        y, place = demand.y[:, -int(option) :], demand.past[-int(option) :]
+    def of(self, y: Array, place: Array, demand: Demand, levels: Sequence[float]) -> Array:
+        """Quantiles of the fitted law."""
         factors = seasonal_factors(demand) if self.seasonal else np.ones(demand.period)
         exposure = np.where(np.isfinite(y), factors[place], 0.0).sum(1)
         mean = np.nansum(y, axis=1) / np.maximum(exposure, 1e-12)
@@ -218,13 +217,7 @@ class Croston(_Law):
         return self.alpha
 
     def quantiles(self, demand: Demand, levels: Sequence[float], option: float) -> Array:
-        """Quantiles of the law around the last rate.
-
-        Args:
-            demand: the past.
-            levels: of the quantiles.
-            option: the smoothing.
-        """
+        """Quantiles of the law around the last rate; ``option`` is the smoothing."""
         factors = seasonal_factors(demand) if self.seasonal else np.ones(demand.period)
         rates = demand_rates(demand.y, option, self.variant)
         before = np.where(np.isfinite(demand.y), rates[:, :-1] * factors[demand.past], np.nan)

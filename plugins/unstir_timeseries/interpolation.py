@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from unstir.errors import DataError, UserError
 from unstir.plugin.protocols import Case, Estimate, Progress
+from unstir_timeseries.options import at_least
 from unstir_timeseries.panel import LEVELS, forecast
 from unstir_timeseries.past import Array
 
@@ -42,8 +43,7 @@ class Interpolation:
     def __post_init__(self) -> None:
         if self.cycle < 1:
             raise UserError(f"cycle must be at least 1 step, got {self.cycle}")
-        if self.errors < 1:
-            raise UserError(f"errors must be at least 1, got {self.errors}")
+        at_least(self, errors=1)
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """Values and quantiles of every step; observed ones stay as they are.

@@ -5,7 +5,6 @@ A fit belongs to (training panel, options, seed, this code) and is made once, wh
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from unstir.errors import UserError
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir_timeseries import examples, fits, gbm
+from unstir_timeseries.options import positive
 from unstir_timeseries.panel import LEVELS, forecast, horizon_of
 from unstir_timeseries.windows import usual_size
 
@@ -73,7 +73,7 @@ class DeepAR:
         object.__setattr__(self, "lags", tuple(self.lags))
         _whole(self, "samples", "hidden", "layers", "unrolled", "steps", "batch", "patience")
         _shares(self, "dropout", "missing", "floor")
-        _above(self, "rate", "clip")
+        positive(self, "rate", "clip")
         if any(not isinstance(lag, int) or lag < 1 for lag in self.lags) or len(set(self.lags)) != len(self.lags):
             raise UserError(f"lags must be different whole numbers of at least 1 step, got {list(self.lags)}")
 
@@ -135,7 +135,7 @@ class QuantileGBM:
     def __post_init__(self) -> None:
         _whole(self, "rows", "trees", "leaves", "least")
         _shares(self, "missing", "floor")
-        _above(self, "rate")
+        positive(self, "rate")
         if self.leaves < 2 or not 0 < self.columns <= 1:
             raise UserError(f"leaves must be at least 2 and columns a share in (0, 1], got {self.leaves} and {self.columns}")
 
@@ -187,9 +187,3 @@ def _shares(options: Any, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(options, name) < 1:
             raise UserError(f"{name} must be a share in [0, 1), got {getattr(options, name)!r}")
-
-
-def _above(options: Any, *names: str) -> None:
-    for name in names:
-        if not (math.isfinite(value := getattr(options, name)) and value > 0):
-            raise UserError(f"{name} must be above 0, got {value!r}")

@@ -11,13 +11,14 @@ Reference: Kollovieh et al. 2023 (TSDiff), arXiv:2307.11494, section 4.2 (n = C/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import DataError, UserError
+from unstir_timeseries.options import at_least, one_of
 
 Kind = Literal["rm", "bm-b", "bm-e", "block"]
 
@@ -40,10 +41,8 @@ class Missing:
     gaps: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise UserError(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}")
-        if self.context < 1:
-            raise UserError(f"context must be at least 1, got {self.context}")
+        one_of(self, kind=Kind)
+        at_least(self, context=1)
         if not 0 <= self.gaps <= self.context:
             raise UserError(f"gaps must lie between 0 and the context of {self.context} steps, got {self.gaps}")
 

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from unstir.errors import DataError
+from unstir.errors import DataError, UserError
 from unstir.plugin.protocols import Case, Estimate
 from unstir_timeseries.panel import LEVELS, forecast, history_of, horizon_of
 
@@ -165,3 +165,16 @@ def quantiles_of(values: Array) -> Array:
     if (some := np.isfinite(values).any(1)).any():
         made[some] = np.nanquantile(values[some], LEVELS, axis=1).T
     return made
+
+
+def check_season(season: int) -> None:
+    """Check the option of a baseline that repeats seasons.
+
+    Args:
+        season: m, steps; the panel's when 0.
+
+    Raises:
+        UserError: it is negative.
+    """
+    if season < 0:
+        raise UserError(f"season must be at least 1 step, or 0 for the panel's, got {season}")

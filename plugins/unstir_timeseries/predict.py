@@ -89,7 +89,7 @@ class TSDiff:
     @property
     def guidance(self) -> ObservationGuidance | None:
         """The options of a guide that differentiates; ``None`` for the others."""
-        if self.guide in ("told", "past", "both"):
+        if self.guide == "told" or self.guide == "past" or self.guide == "both":
             return None
         scale = self.scale if self.guide in ("quantile", "mse") else float(self.scale > 0)
         return ObservationGuidance(self.guide, scale=scale, std=self.std, noise=self.noise, iterations=self.iterations)

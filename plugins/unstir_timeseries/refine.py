@@ -25,6 +25,7 @@ from unstir.denoiser import Denoiser
 from unstir.errors import CheckpointError, UserError
 from unstir.noise import NoiseSource
 from unstir.plugin.protocols import Case, Estimate, Progress
+from unstir_timeseries.options import at_least
 from unstir_timeseries.panel import forecast, history_of, horizon_of
 from unstir_timeseries.predict import check_panel, shuffled
 from unstir_timeseries.refinement import Langevin, losses, representative, training_times
@@ -80,9 +81,7 @@ class Refine:
                 "a refinement holds 'context', 'horizon' or 'both' and goes by 'langevin' or 'likelihood', "
                 f"got {self.hold!r} and {self.optimiser!r}"
             )
-        for name, number in (("samples", self.samples), ("windows", self.windows), ("draws", self.draws), ("batch", self.batch)):
-            if number < 1:
-                raise UserError(f"{name} must be at least 1, got {number}")
+        at_least(self, samples=1, windows=1, draws=1, batch=1)
         if not 0 <= self.level < np.inf:
             raise UserError(f"the noise level of a refinement must be positive, or 0 to be found, got {self.level}")
         self.langevin  # noqa: B018 (its own checks)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from unstir.errors import DataError, UserError
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir_timeseries import fits
+from unstir_timeseries.options import positive
 from unstir_timeseries.panel import LEVELS
 from unstir_timeseries.past import Array, Past, filled, quantiles_of
 from unstir_timeseries.windows import Windows, usual_size
@@ -56,8 +57,7 @@ class Ridge:
     spread: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.alpha) and self.alpha > 0):
-            raise UserError(f"alpha must be positive, got {self.alpha}")
+        positive(self, "alpha")
         if not 0 < self.held < 1 or int(self.windows * (1 - self.held)) < 1 or int(self.windows * self.held) < 1:
             raise UserError(f"held is a share in (0, 1) that leaves windows on both sides, got {self.held} of {self.windows}")
         if self.draw < 0:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from unstir.errors import MissingExtra, UserError
 from unstir.plugin.protocols import Case, Estimate, Progress
+from unstir_timeseries.options import one_of
 from unstir_timeseries.panel import LEVELS
-from unstir_timeseries.past import Array, Past, filled
+from unstir_timeseries.past import Array, Past, check_season, filled
 
 Trend = Literal["none", "additive", "damped"]
 
@@ -43,10 +44,8 @@ class ETS:
     uses_prior: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.season < 0:
-            raise UserError(f"season must be at least 1 step, or 0 for the panel's, got {self.season}")
-        if self.trend not in get_args(Trend):
-            raise UserError(f"trend must be one of {', '.join(get_args(Trend))}, got {self.trend!r}")
+        check_season(self.season)
+        one_of(self, trend=Trend)
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """Quantiles of every series.
@@ -112,8 +111,7 @@ class StatsForecast:
     uses_prior: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.season < 0:
-            raise UserError(f"season must be at least 1 step, or 0 for the panel's, got {self.season}")
+        check_season(self.season)
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """Quantiles of every series.

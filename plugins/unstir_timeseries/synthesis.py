@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 
 import unstir
 from unstir import names
-from unstir.errors import CheckpointError, DataError, UserError
+from unstir.errors import CheckpointError, DataError
 from unstir.plugin.protocols import Case, Estimate, Progress
+from unstir_timeseries.options import at_least, one_of
 from unstir_timeseries.tasks import Forecast, PanelTask
 from unstir_timeseries.window_sets import drawn, keyed, real_windows, starts, window_set
 from unstir_timeseries.windows import Known, Windows
@@ -70,9 +71,7 @@ class Synthesise(PanelTask):
     figures: ClassVar[tuple[str, ...]] = ("timeseries/synthetic",)
 
     def __post_init__(self) -> None:
-        for name, least in (("context", 2), ("horizon", 1), ("windows", 1), ("stride", 1), ("count", 10)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        at_least(self, context=2, horizon=1, windows=1, stride=1, count=10)
 
     def cases(self, items: Iterable[xr.Dataset]) -> Iterator[Case]:
         """One case a panel.
@@ -169,11 +168,8 @@ class RealWindows:
     uses_prior: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.surrogate not in get_args(Surrogate):
-            raise UserError(f"surrogate must be one of {', '.join(get_args(Surrogate))}, got {self.surrogate!r}")
-        for name, least in (("block", 1), ("period", 0), ("reach", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        one_of(self, surrogate=Surrogate)
+        at_least(self, block=1, period=0, reach=1)
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """Draw windows.
@@ -270,8 +266,7 @@ class TSDiffSamples:
     uses_prior: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise UserError(f"batch must be at least 1, got {self.batch}")
+        at_least(self, batch=1)
         names.solver(self.solver)
         names.grid(self.grid)
 

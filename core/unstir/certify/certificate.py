@@ -8,7 +8,6 @@ registers, and a planted fault can be handed to it.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from unstir.errors import UnknownName
+from unstir.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -179,21 +179,8 @@ def certify(
         if name not in (known := [section.name for section in SECTIONS]):
             raise UnknownName("section", name, known)
     chosen = [section for section in SECTIONS if not sections or section.name in sections]
-    with _one_thread():
+    with one_thread():
         return _measured(chosen, names, quick, progress)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Tensors of a few numbers are slower on several threads, by tens of times where other work runs."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _measured(

@@ -35,6 +35,7 @@ from unstir_timeseries.ecg.leads import LEADS, complete, independent_of
 from unstir_timeseries.ecg.metrics import heart_rate, r_peaks
 from unstir_timeseries.ecg.network import GRID, KIND, SOLVER, BeatNetwork, generated, phase_of, told
 from unstir_timeseries.ecg.records import RANGE, SIMULATED, SimulatedECG, dataset
+from unstir_timeseries.options import at_least
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,7 @@ class ECGTraining:
             raise UserError(f"seconds must lie between 2 and record_seconds ({self.record_seconds:g}), got {self.seconds}")
         if not 0 <= self.drop < 1:
             raise UserError(f"drop must lie in [0, 1), got {self.drop}")
-        for name in ("batch", "steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        at_least(self, batch=1, steps=1)
 
     def run(self, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
         """Train (or go on) in ``out/training`` and write the checkpoint to ``out``.
@@ -238,8 +237,7 @@ class DiffusionECG:
     uses_prior: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UserError(f"samples must be at least 1, got {self.samples}")
+        at_least(self, samples=1)
         if not math.isfinite(self.weight) or self.weight < 0:
             raise UserError(f"weight must not be negative, got {self.weight}")
         if self.leads not in ("all", "independent"):
@@ -310,9 +308,7 @@ class Resampled:
     uses_prior: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for name in ("samples", "neighbours"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        at_least(self, samples=1, neighbours=1)
 
     def __call__(self, case: Case, prior: Denoiser | None, seed: int, *, progress: Progress = None) -> Estimate:
         """Records at the rate of the case.

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unstir.errors import DataError, UserError
+from unstir.errors import DataError
 from unstir.plugin.protocols import Case, Estimate, MetricInfo, Score
 from unstir_timeseries.ecg.leads import LEADS, residual
 from unstir_timeseries.ecg.records import load_neurokit
+from unstir_timeseries.options import one_of
 
 
 def r_peaks(signal: NDArray[np.floating], sampling_rate: float) -> NDArray[np.int64]:
@@ -76,8 +77,7 @@ class HeartRate:
     lead: str = "V3"
 
     def __post_init__(self) -> None:
-        if self.lead not in LEADS:
-            raise UserError(f"lead must be one of {', '.join(LEADS)}, got {self.lead!r}")
+        one_of(self, lead=LEADS)
 
     def describe(self) -> list[MetricInfo]:
         """Error, share without a rate, and the error of real (held-out) records."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from unstir.errors import DataError, MissingExtra, UserError
 from unstir_timeseries import fits
 from unstir_timeseries.ecg.leads import INDEPENDENT, LEADS, complete
+from unstir_timeseries.options import at_least
 
 RANGE = (45.0, 150.0)
 """Heart rates of the records, beats per minute."""
@@ -75,9 +76,7 @@ class SimulatedECG:
     tiny: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, least in (("training", 1), ("each", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        at_least(self, training=1, each=1, seed=0)
         if not 50 <= self.sampling_rate <= 1000:
             raise UserError(f"sampling_rate must lie between 50 and 1000 Hz, got {self.sampling_rate}")
         if not 3 <= self.seconds <= 60:

@@ -21,17 +21,11 @@ def model(tmp_path_factory):
     return TSDiffTraining(**options).fit(next(iter(AR1(items=2, steps=300).load())), tmp_path_factory.mktemp("model") / "m")
 
 
-def table(steps=300, freq="h", names=("a", "b")):
-    rng = np.random.default_rng(0)
-    stamps = pd.date_range("2024-01-01", periods=steps, freq=freq)
-    return pd.concat([pd.DataFrame({"unique_id": name, "ds": stamps, "y": rng.gamma(4.0, size=steps)}) for name in names])
-
-
 def command(model, **more):
     return ForecastFiles(**{"horizon": 12, "model": str(model), "options": QUICK, "backtest": 2, **more})
 
 
-def test_a_forecast_is_tables_a_picture_and_a_page(model, tmp_path):
+def test_a_forecast_is_tables_a_picture_and_a_page(table, model, tmp_path):
     table().to_parquet(tmp_path / "load.parquet", index=False)
     said = command(model, levels="5,50,95")([tmp_path / "load.parquet"], tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -47,7 +41,7 @@ def test_a_forecast_is_tables_a_picture_and_a_page(model, tmp_path):
     assert "seasonal-residual" in (tmp_path / "out" / "load-report.html").read_text()
 
 
-def test_gaps_are_filled_and_what_was_observed_stands(model, tmp_path):
+def test_gaps_are_filled_and_what_was_observed_stands(table, model, tmp_path):
     data = table(names=("a",))
     data.loc[data.index[50:60], "y"] = np.nan
     data.to_csv(tmp_path / "gappy.csv", index=False)
@@ -63,7 +57,7 @@ def test_gaps_are_filled_and_what_was_observed_stands(model, tmp_path):
         command(model, impute=True)([tmp_path / "whole.csv"], tmp_path / "out")
 
 
-def test_a_model_is_fitted_where_none_suits_and_goes_on_where_it_was_cut(tmp_path):
+def test_a_model_is_fitted_where_none_suits_and_goes_on_where_it_was_cut(table, tmp_path):
     table(120, "D").to_csv(tmp_path / "daily.csv", index=False)
     said = command("", horizon=5, steps=2, backtest=0)([tmp_path / "daily.csv"], tmp_path / "out")
     assert any("a model was trained on these series (2 steps)" in sentence for sentence in said["said"])
@@ -72,13 +66,13 @@ def test_a_model_is_fitted_where_none_suits_and_goes_on_where_it_was_cut(tmp_pat
     assert sorted(again["files"]) == sorted(said["files"])
 
 
-def test_baselines_need_no_model(tmp_path):
+def test_baselines_need_no_model(table, tmp_path):
     table().to_parquet(tmp_path / "load.parquet", index=False)
     said = ForecastFiles(horizon=12, method="seasonal-residual", backtest=0)([tmp_path / "load.parquet"], tmp_path / "out")
     assert any("gives quantiles and no paths" in sentence for sentence in said["said"])
 
 
-def test_every_other_file_is_done_when_one_cannot_be(model, tmp_path):
+def test_every_other_file_is_done_when_one_cannot_be(table, model, tmp_path):
     table().to_csv(tmp_path / "good.csv", index=False)
     (tmp_path / "bad.csv").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(DataError, match=r"1 of 2 files were not worked on .*PNG"):
@@ -112,7 +106,7 @@ def test_options_that_cannot_be_are_refused(options, sentence):
         (lambda t: t.assign(ds=t["ds"] + pd.to_timedelta(np.arange(len(t)) ** 2 % 3001, unit="s")), "step|grid|regular"),
     ],
 )
-def test_bad_series_are_one_sentence_and_nothing_is_written(model, tmp_path, change, sentence):
+def test_bad_series_are_one_sentence_and_nothing_is_written(table, model, tmp_path, change, sentence):
     change(table(names=("a",))).to_csv(tmp_path / "bad.csv", index=False)
     with pytest.raises(UnstirError, match=sentence) as failure:
         command(model)([tmp_path / "bad.csv"], tmp_path / "out")
@@ -120,13 +114,13 @@ def test_bad_series_are_one_sentence_and_nothing_is_written(model, tmp_path, cha
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_step_the_model_does_not_know_is_refused(model, tmp_path):
+def test_a_step_the_model_does_not_know_is_refused(table, model, tmp_path):
     table(freq="D").to_csv(tmp_path / "daily.csv", index=False)
     with pytest.raises(UnstirError, match="trained on steps of 'h', and the panel's step is 'D'"):
         command(model)([tmp_path / "daily.csv"], tmp_path / "out")
 
 
-def test_unusual_steps_are_found(tmp_path):
+def test_unusual_steps_are_found(table, tmp_path):
     data = table(480, names=("a",))
     data["y"] = 5 + np.sin(2 * np.pi * np.arange(480) / 24) + 0.05 * data["y"]
     data.loc[data.index[400:404], "y"] += 6

@@ -45,14 +45,6 @@ def sales(items: int = 6, steps: int = 140, seed: int = 0) -> np.ndarray:
     return y
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNSTIR_CACHE", str(tmp_path))
-    fits.forget()
-    yield tmp_path
-    fits.forget()
-
-
 # Thinning and thickening
 
 

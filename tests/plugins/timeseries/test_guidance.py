@@ -13,6 +13,7 @@ from unstir.process import EDM
 from unstir_timeseries.ar1 import Autoregression
 from unstir_timeseries.guidance import ObservationGuidance, Restrained, pinball, squared
 from unstir_timeseries.panel import NINE, sample_quantiles
+from unstir_timeseries.scores import weighted_quantile_loss
 from unstir_timeseries.stability import leading_variance, stable_scale
 
 AR, WINDOWS, C, H = Autoregression(), 60, 48, 24
@@ -30,13 +31,7 @@ def given(windows):
 
 def crps(paths, truth):
     """Mean weighted quantile loss over nine levels; paths (windows, samples, H)."""
-    quantiles = sample_quantiles(paths, NINE, axis=1).transpose(1, 0, 2)
-    return loss(quantiles, truth)
-
-
-def loss(quantiles, truth):
-    level = np.array(NINE)[:, None, None]
-    return 2 * np.abs((quantiles - truth) * ((truth <= quantiles) - level)).sum((1, 2)).mean() / np.abs(truth).sum()
+    return weighted_quantile_loss(sample_quantiles(paths, NINE, axis=1), truth, NINE)
 
 
 def sampled(guidance, windows, samples, seed=0, **how):
@@ -98,8 +93,8 @@ def test_the_laws_of_the_guides_score_as_in_the_table(kind, scale, table, closed
 
     means, spread = walked(kind, scale)
     deviation = np.sqrt(np.diag(spread))
-    quantiles = np.stack([(means + deviation * norm.ppf(q))[:, C:] for q in NINE])
-    found = loss(quantiles, Y[:, C:])
+    quantiles = np.stack([(means + deviation * norm.ppf(q))[:, C:] for q in NINE], axis=1)
+    found = weighted_quantile_loss(quantiles, Y[:, C:], NINE)
     assert found == pytest.approx(closed, abs=1e-4)
     # the table's 100 draws cost .001, and one seed of it is worth .004; its "mse 1" lies .005 off the law it samples
     assert found == pytest.approx(table, abs=0.0055)
@@ -110,7 +105,8 @@ def test_the_exact_law_scores_what_the_table_says():
     from scipy.stats import norm
 
     mean, std = AR.forecast(Y[:, C - 1], H)
-    assert loss(np.stack([mean + std * norm.ppf(q) for q in NINE]), Y[:, C:]) == pytest.approx(0.1864, abs=5e-5)
+    quantiles = np.stack([mean + std * norm.ppf(q) for q in NINE], axis=1)
+    assert weighted_quantile_loss(quantiles, Y[:, C:], NINE) == pytest.approx(0.1864, abs=5e-5)
 
 
 @pytest.mark.slow

@@ -23,11 +23,7 @@ FEW = QuantileGBM(rows=600, trees=5, leaves=6, least=10)
 BOTH = [pytest.param(TINY, id="deepar"), pytest.param(FEW, id="gbm")]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """Fits of a test are its own."""
-    monkeypatch.setenv("UNSTIR_CACHE", str(tmp_path))
-    fits.forget()
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def made(y, **facts):

@@ -12,17 +12,17 @@ from unstir_timeseries.predictor import SampleForecast, TSDiffPredictor, ahead, 
 QUICK = {"steps": 3, "decay": 0, "every": 3, "width": 8, "blocks": 1, "states": 4, "batch": 4}
 
 
-def frame(steps=200, freq="D", names=("a", "b")):
-    rng = np.random.default_rng(0)
-    stamps = pd.date_range("2024-01-01", periods=steps, freq=freq)
-    return pd.concat([pd.DataFrame({"unique_id": name, "ds": stamps, "y": rng.gamma(4.0, size=steps)}) for name in names])
+@pytest.fixture
+def frame(table):
+    """Daily series."""
+    return lambda steps=200, freq="D", **more: table(steps, freq, **more)
 
 
 def predictor(**more):
     return TSDiffPredictor(horizon=4, context=20, method=TSDiff(guide="pigdm", grid="logistic:4"), training=QUICK, **more)
 
 
-def test_fit_and_predict_give_a_sample_forecast_a_series(tmp_path):
+def test_fit_and_predict_give_a_sample_forecast_a_series(frame, tmp_path):
     made = predictor().fit(frame(), tmp_path / "model")
     found = list(made.predict(frame(), num_samples=5))
     assert [item.item_id for item in found] == ["a", "b"]
@@ -40,14 +40,14 @@ def test_fit_and_predict_give_a_sample_forecast_a_series(tmp_path):
     np.testing.assert_array_equal(one.samples, again[0].samples)
 
 
-def test_series_the_model_never_saw_are_forecast_like_any_other(tmp_path):
+def test_series_the_model_never_saw_are_forecast_like_any_other(frame, tmp_path):
     made = predictor().fit(frame(), tmp_path / "model")
     found = list(made.predict(frame(names=("stranger",)), num_samples=3))
     assert found[0].item_id == "stranger"
     assert np.isfinite(found[0].samples).all()
 
 
-def test_a_frame_in_a_tidy_frame_out(tmp_path):
+def test_a_frame_in_a_tidy_frame_out(frame, tmp_path):
     made = predictor().fit(frame(), tmp_path / "model")
     table = forecast(frame(), horizon=4, levels=(10, 50, 90), model=made.model, paths=2, num_samples=8)
     assert list(table.columns) == ["unique_id", "ds", "mean", "q0.1", "q0.5", "q0.9", "path-1", "path-2"]
@@ -58,7 +58,7 @@ def test_a_frame_in_a_tidy_frame_out(tmp_path):
     pd.testing.assert_frame_equal(table, same)
 
 
-def test_missing_values_and_ragged_ends_are_no_obstacle(tmp_path):
+def test_missing_values_and_ragged_ends_are_no_obstacle(frame, tmp_path):
     made = predictor().fit(frame(), tmp_path / "model")
     holes = frame()
     holes.loc[holes.index % 7 == 0, "y"] = np.nan
@@ -69,7 +69,7 @@ def test_missing_values_and_ragged_ends_are_no_obstacle(tmp_path):
     assert found[0].index.equals(found[1].index)
 
 
-def test_covariates_known_in_the_future_reach_over_the_horizon():
+def test_covariates_known_in_the_future_reach_over_the_horizon(frame):
     data = frame(names=("a",)).assign(price=1.0)
     data.loc[data.ds >= "2024-07-10", "y"] = np.nan  # 9 rows of the future
     panel = to_panels(data, known=("price",))[0]
@@ -80,7 +80,7 @@ def test_covariates_known_in_the_future_reach_over_the_horizon():
         ahead(panel, 20)
 
 
-def test_what_cannot_be_is_refused_in_a_sentence():
+def test_what_cannot_be_is_refused_in_a_sentence(frame):
     with pytest.raises(UserError, match="no model yet"):
         list(predictor().predict(frame()))
     with pytest.raises(UserError, match="horizon is a whole number"):

@@ -13,6 +13,7 @@ from unstir_timeseries.ar1 import Autoregression
 from unstir_timeseries.panel import LEVELS, NINE, forecast, horizon_of, panel, sample_quantiles
 from unstir_timeseries.refine import Refine, base_paths, begin
 from unstir_timeseries.refinement import Langevin, losses, representative, training_times
+from unstir_timeseries.scores import weighted_quantile_loss
 from unstir_timeseries.windows import Windows
 
 C, H, S, WINDOWS = 48, 24, 20, 60
@@ -148,9 +149,7 @@ REFINED = {  # CRPS after 20 iterations with the exact denoiser; the bases have 
 
 
 def crps(paths):
-    quantiles, truth = sample_quantiles(paths, NINE, axis=1).transpose(1, 0, 2), Y[:, C:]
-    level = np.array(NINE)[:, None, None]
-    return 2 * np.abs((quantiles - truth) * ((truth <= quantiles) - level)).sum((1, 2)).mean() / np.abs(truth).sum()
+    return weighted_quantile_loss(sample_quantiles(paths, NINE, axis=1), Y[:, C:], NINE)
 
 
 @pytest.mark.parametrize("variant", list(REFINED))
