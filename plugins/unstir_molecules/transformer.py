@@ -3,8 +3,9 @@
     s_ij = (q_i . k_j)/sqrt(d) (1 + m(e_ij)) + b(e_ij),    x_i <- x_i + sum_j softmax_j(s_ij) v_j
     e_ij <- e_ij + W [s_ij + s_ji, sum_k p_ik q_kj + p_jk q_ki]
 
-Edges modulate the attention of nodes and are updated by it, as in DiGress; the second entry of the update, a product of matrices per channel
-(PPGN), lets edges see triangles. Pooling, attention and products leave padding out, so a prediction does not depend on it.
+Edges modulate the attention of nodes and are updated by it, as in DiGress; the second entry of the update, a product of matrices a channel
+(PPGN), lets edges see triangles. Pooling, attention and products leave padding out, so a prediction does not depend on it. Edges are
+kept once, as the pairs i < j: what is computed of them is computed half as often.
 
 Reference: Vignac et al. 2023 (DiGress), arXiv:2209.14734; Maron et al. 2019 (PPGN), arXiv:1905.11136.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -72,7 +74,9 @@ class GraphTransformer(nn.Module):
         self.node_out = nn.Sequential(nn.LayerNorm(width), _mlp(width, width, nodes))
         self.edge_out = nn.Sequential(nn.LayerNorm(edge_width), _mlp(edge_width, edge_width, edges))
 
-    def forward(self, x: Mapping[str, Tensor], label: Mapping[str, Tensor], condition: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, x: Mapping[str, Tensor], label: Mapping[str, Tensor], condition: Mapping[str, Any] | None = None
+    ) -> dict[str, Tensor]:
         """The logits.
 
         Args:
@@ -85,17 +89,18 @@ class GraphTransformer(nn.Module):
         """
         kinds, bonds, condition = x["nodes"], x["edges"], condition or {}
         mask = condition["mask"].bool().expand(len(kinds), -1) if "mask" in condition else torch.ones_like(kinds, dtype=torch.bool)
-        pair = (mask[:, :, None] & mask[:, None, :]).float()[..., None]
+        pairs = Pairs.of(mask)
         adjacency = ((bonds > 0) & (bonds < self.kinds[1])).float()
         of_nodes, of_graph = graph_features(adjacency, mask, self.largest, legacy=self.legacy)
         valency = self.valency[bonds].sum(-1, keepdim=True) / 4
         h = self.node_kind(kinds) + self.node_in(torch.cat([of_nodes, valency], -1))
-        e = self.edge_kind(bonds) + self.edge_in(torch.cat([h[:, :, None] + h[:, None], h[:, :, None] * h[:, None]], -1))
+        first, second = h[:, pairs.i], h[:, pairs.j]
+        e = self.edge_kind(bonds[:, pairs.i, pairs.j]) + self.edge_in(torch.cat([first + second, first * second], -1))
         g = self.graph_in(torch.cat([_waves(label["nodes"]), of_graph, *self._told(condition, kinds)], -1))
-        h, e = h * mask[..., None], e * pair
+        h, e = h * mask[..., None], e * pairs.there
         for layer in self.layers:
-            h, e, g = layer(h, e, g, mask, pair)
-        return {"nodes": self.node_out(h), "edges": self.edge_out(e)}
+            h, e, g = layer(h, e, g, mask, pairs)
+        return {"nodes": self.node_out(h), "edges": pairs.spread(self.edge_out(e)).permute(0, 2, 3, 1)}
 
     def _told(self, condition: Mapping[str, Any], kinds: Tensor) -> list[Tensor]:
         if not self.targets:
@@ -133,39 +138,76 @@ class Layer(nn.Module):
         self.norm_g = nn.LayerNorm(graph_width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, e: Tensor, g: Tensor, mask: Tensor, pair: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, e: Tensor, g: Tensor, mask: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
         """The three states after the layer, 0 at padding.
 
         Args:
             x: (batch, n, width).
-            e: (batch, n, n, edge_width), symmetric.
+            e: (batch, pairs, edge_width).
             g: (batch, graph_width).
             mask: (batch, n) bool.
-            pair: (batch, n, n, 1), 1 where both nodes are present.
+            pairs: of nodes.
         """
         batch, n, width = x.shape
         present = mask[..., None].to(x.dtype)
         q, k, v = self.qkv(self.norm_x(x)).view(batch, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         normed = self.norm_e(e)
-        factor, offset = self.on_scores(normed).permute(0, 3, 1, 2).chunk(2, 1)
+        factor, offset = pairs.spread(self.on_scores(normed)).chunk(2, 1)
         scores = (q @ k.mT) / math.sqrt(q.shape[-1]) * (1 + factor) + offset
         attention = torch.softmax(scores.masked_fill(~mask[:, None, None, :], -1e9), -1)
         found = self.out((attention @ v).transpose(1, 2).reshape(batch, n, width))
         x = x + self.drop(_film(found, self.film_x(g)[:, None]))
         x = (x + self.drop(self.mlp_x(self.norm_h(x)))) * present
-        news = [(scores + scores.mT).permute(0, 2, 3, 1) / 2]
-        if self.factors is not None:
-            first, second = (self.factors(normed) * pair).permute(0, 3, 1, 2).chunk(2, 1)
-            mixed = first @ second / present.sum(1)[:, :, None, None].clamp(min=1).sqrt()
-            news.append((mixed + mixed.mT).permute(0, 2, 3, 1) / 2)
-        ends = self.ends(x)
-        update = self.edge(torch.cat(news, -1)) + ends[:, :, None] + ends[:, None]
-        e = e + self.drop(_film(update, self.film_e(g)[:, None, None]))
-        e = (e + self.drop(self.mlp_e(self.norm_f(e)))) * pair
         count = present.sum(1).clamp(min=1)
+        news = [pairs.gather(scores)]
+        if self.factors is not None:
+            first, second = pairs.spread(self.factors(normed) * pairs.there).chunk(2, 1)
+            news.append(pairs.gather(first @ second) / count.sqrt()[:, None])
+        ends = self.ends(x)
+        update = self.edge(torch.cat(news, -1)) + ends[:, pairs.i] + ends[:, pairs.j]
+        e = e + self.drop(_film(update, self.film_e(g)[:, None]))
+        e = (e + self.drop(self.mlp_e(self.norm_f(e)))) * pairs.there
         highest = x.masked_fill(~mask[..., None], -1e9).amax(1).clamp(min=-1e8)
-        pooled = torch.cat([g, x.sum(1) / count, highest, e.sum((1, 2)) / count.square()], -1)
+        pooled = torch.cat([g, x.sum(1) / count, highest, e.sum(1) / count.square()], -1)
         return x, e, self.norm_g(g + self.graph(pooled))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs i < j of n nodes, and the way to matrices and back.
+
+    Args:
+        i, j: (pairs,) the two nodes of each.
+        place: (n, n) the pair of two nodes in either order; one beyond the last on the diagonal.
+        there: (batch, pairs, 1), 1 where both nodes are present.
+    """
+
+    i: Tensor
+    j: Tensor
+    place: Tensor
+    there: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Pairs:
+        """The pairs of a batch.
+
+        Args:
+            mask: (batch, n) bool.
+        """
+        n = mask.shape[1]
+        i, j = torch.triu_indices(n, n, 1, device=mask.device)
+        place = torch.full((n, n), len(i), device=mask.device)
+        place[i, j] = place[j, i] = torch.arange(len(i), device=mask.device)
+        return cls(i, j, place, (mask[:, i] & mask[:, j]).float()[..., None])
+
+    def spread(self, value: Tensor) -> Tensor:
+        """Symmetric matrices (batch, channels, n, n), 0 on the diagonal, of values (batch, pairs, channels)."""
+        padded = torch.nn.functional.pad(value.transpose(1, 2), (0, 1))
+        return padded[:, :, self.place]
+
+    def gather(self, matrix: Tensor) -> Tensor:
+        """The symmetric part of matrices (batch, channels, n, n) at the pairs, (batch, pairs, channels)."""
+        return ((matrix[..., self.i, self.j] + matrix[..., self.j, self.i]) / 2).transpose(1, 2)
 
 
 def _film(value: Tensor, told: Tensor) -> Tensor:

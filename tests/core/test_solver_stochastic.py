@@ -12,8 +12,10 @@ from unstir.certify import GaussianOracle, checks, gm4
 from unstir.certify.solvers import refusal
 from unstir.errors import UserError
 from unstir.grid import Karras, LogSNR
-from unstir.process import EDM, SBVE, VE, VP, RectifiedFlow
+from unstir.noise import NoiseSource
+from unstir.process import EDM, SBVE, VE, VP, Joint, RectifiedFlow
 from unstir.solver import DDIM, Churn, Heun, Memory, Multistep, MultistepSDE, PredictorCorrector
+from unstir.solver.corrector import norms
 
 NUMBERS = (5, 10, 20, 50, 100)
 # Sampled over exact standard deviation for N(0, .25), VE 80 -> .002 from the exact law at 80: exact affine recursions.
@@ -130,6 +132,47 @@ def test_a_correction_takes_the_norms_of_each_sample() -> None:
     assert torch.equal(sample(denoiser, 2, solver=solver, grid="karras:6", start=(other, 80.0)).x[0], together[0])
 
 
+def test_norms_over_the_batch_are_their_means_and_change_nothing_for_one_sample() -> None:
+    denoiser, own, all_ = gm4(), PredictorCorrector(snr=0.3), PredictorCorrector(snr=0.3, norms="batch")
+    start = torch.tensor([[0.1, 0.2], [9.0, -7.0]], dtype=torch.float64)
+    run = {"grid": "karras:6"}
+    assert torch.equal(*(sample(denoiser, 1, solver=solver, start=(start[:1], 80.0), **run).x for solver in (own, all_)))  # type: ignore[arg-type]
+    together = [sample(denoiser, 2, solver=solver, start=(start, 80.0), **run).x for solver in (own, all_)]
+    assert not torch.allclose(*together)
+    values = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    assert norms(values, "sample").tolist() == [[5.0], [1.0]]
+    assert norms(values, "batch").tolist() == [[3.0]]
+
+
+def test_a_correction_may_come_before_the_first_step_and_less_of_its_noise_may_be_kept() -> None:
+    """One step, in closed form: x_0 = 0 everywhere, so S = -x/sigma^2; the predictor draws nothing."""
+    denoiser = GaussianOracle(torch.zeros(1, dtype=torch.float64), torch.full((1,), 1e-12, dtype=torch.float64), EDM())
+    x, snr, s = torch.full((1, 1), 3.0, dtype=torch.float64), 0.1, 1.0
+    for noise in (1.0, 0.5):
+        solver = PredictorCorrector(DDIM(), snr=snr, kind="annealed", noise=noise, first=True)
+        found = sample(denoiser, 1, solver=solver, grid=[2.0, s], start=(x, 2.0), seed=4).x
+        source = NoiseSource(4, [0])
+        z = [source.draw((1,), torch.float64, stream="solver") for _ in range(2)]
+        state = x
+        for sigma, unit in ((2.0, z[0]), (s, z[1])):
+            state = state * (s / 2.0 if sigma == s else 1.0)  # DDIM towards 0
+            state = state * (1 - 2 * snr**2) + 2 * sigma * snr * noise * unit
+        torch.testing.assert_close(found, state, rtol=1e-9, atol=1e-9)
+    assert checks.draws(PredictorCorrector(DDIM(), snr=0.16, first=True), grid="karras:5").draws == 5
+
+
+def test_each_leaf_of_a_dict_state_may_have_its_own_length_of_correction() -> None:
+    process = Joint({"x": VE(), "a": VP()})
+    rows = PredictorCorrector(snr={"x": 0.1, "a": 0.0}).plan(process, [0.9, 0.5])
+    assert rows[0].c[0] == pytest.approx({"x": 0.1, "a": 0.0})
+    one = PredictorCorrector(snr=0.1).plan(process, [0.9, 0.5])
+    assert rows[0].c[2:] == one[0].c[2:]
+    assert hash(PredictorCorrector(snr={"x": 0.1, "a": 0.0})) is not None
+    assert not PredictorCorrector(DDIM(), snr={"x": 0.0}).stochastic
+    with pytest.raises(UserError, match="leaves"):
+        PredictorCorrector(snr={"x": 0.1}).plan(process, [0.9, 0.5])
+
+
 def test_corrections_are_smaller_where_variance_is_preserved() -> None:
     for process, factor in ((EDM(), 1.0), (VP(), None)):
         for row in PredictorCorrector(snr=0.2).plan(process, [0.5, 0.4]):
@@ -189,6 +232,9 @@ def test_the_counter_of_operations_sees_what_it_should() -> None:
         (lambda: PredictorCorrector(snr=-1), "must not be negative"),
         (lambda: PredictorCorrector("ddim"), "predictor must be a solver"),
         (lambda: PredictorCorrector(kind="other"), "kind must be"),
+        (lambda: PredictorCorrector(norms="all"), "norms must be"),
+        (lambda: PredictorCorrector(noise=-1), "noise must be"),
+        (lambda: PredictorCorrector(snr={"x": -1}), "must not be negative"),
         (lambda: Multistep("eps", "rho", 2, variant="midpoint"), "variant 'midpoint' is of variable 'lambda'"),
         (lambda: Multistep(predictor=7), "predictor must be 1 to 6"),
         (lambda: Multistep(start_up=True), "start_up must be one of"),

@@ -140,6 +140,15 @@ def test_the_correction_takes_its_length_from_one_sample() -> None:
         assert checks.invariance(denoiser, count=4, batches=(1, 4), solver=S4(**option), grid="uniform:5").worst < 1e-6  # a matrix product
 
 
+def test_norms_over_the_batch_change_nothing_for_one_sample_and_join_several() -> None:
+    denoiser = Coupled(VP(), VE())
+    run = {"grid": "uniform:5", "seed": 2}
+    alone = [unstir.sample(denoiser, 1, solver=S4(snr=0.2, norms=norms), **run).x["x"] for norms in ("sample", "batch")]
+    assert torch.equal(*alone)
+    several = [unstir.sample(denoiser, 4, solver=S4(snr=0.2, norms=norms), **run).x["x"] for norms in ("sample", "batch")]
+    assert not torch.allclose(*several)
+
+
 def test_corrections_keep_the_spread_of_many_entries_and_less_noise_narrows_it() -> None:
     """128 entries of variance .25, 100 steps: within 5 % (a Langevin step of fixed relative length is biased by snr^2), 15 % less at .7."""
     law, ratio = GaussianOracle(torch.zeros(128), torch.full((128,), 0.25), VP()), {}
@@ -177,7 +186,7 @@ def test_no_grid_leaves_the_finite_numbers(process: VP) -> None:
 
 
 def test_options_are_checked() -> None:
-    for option in ({"snr": -0.1}, {"noise": -1.0}, {"snr": math.inf}, {"variant": "half"}):
+    for option in ({"snr": -0.1}, {"noise": -1.0}, {"snr": math.inf}, {"variant": "half"}, {"norms": "all"}):
         with pytest.raises(UserError):
             S4(**option)
     assert S4(snr=0.0).linear

@@ -63,6 +63,32 @@ def test_euler_maruyama_does_not_depend_on_the_process_and_converges() -> None:
     assert ratios[1:] == pytest.approx(ratios[:1] * 3, rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["time", "reverse"])
+def test_euler_maruyama_in_time_and_in_reverse_converge_on_every_process(kind: Any) -> None:
+    for process in (*PROCESSES, OUVE()):
+        times = LogSNR(600, sigma_max=20.0, sigma_min=0.02, to_zero=False).times(process)
+        found = checks.variance_ratio(EulerMaruyama(kind), process, times, 0.25)
+        assert found == pytest.approx(1, abs=0.05), process  # first order in 7/600
+
+
+def test_the_kinds_of_euler_maruyama_are_the_published_steps() -> None:
+    """In time: x + (g^2 S - f x) h + g sqrt(h) z. In reverse: (2 - sqrt(1 - b)) x + b S + sqrt(b) z, b = beta h up to its square; on a
+    process that explodes it is the step in the variance."""
+    low, high, t, h = 0.1, 1.0, 0.6, 1e-3
+    beta, process = low + t * (high - low), VP(low, high)
+    sigma2 = float(process.sigma(t)) ** 2
+    for kind, kept in (("time", 1 + beta * h / 2), ("reverse", 2 - math.sqrt(1 - beta * h))):
+        (row,) = EulerMaruyama(kind).plan(process, [t, t - h])  # type: ignore[arg-type]
+        tolerance = 1e-12 if kind == "time" else beta * h * 1e-2
+        assert row.c[2] ** 2 == pytest.approx(beta * h, rel=1e-12 if kind == "time" else 2e-3)
+        assert row.c[1] == pytest.approx(beta * h / sigma2 * float(process.alpha(t)), rel=1e-12 if kind == "time" else 2e-3)
+        assert row.c[0] + beta * h / sigma2 == pytest.approx(kept, abs=tolerance)
+    for a, b in zip(EulerMaruyama("reverse").plan(VE(), [0.5, 0.4, 0.1]), EulerMaruyama().plan(VE(), [0.5, 0.4, 0.1]), strict=True):
+        assert a.c == pytest.approx(b.c, rel=1e-12)
+    with pytest.raises(UserError, match="kind must be"):
+        EulerMaruyama("forward")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("solver", "order"), [("euler-maruyama", 1), ("ancestral", 1), ("ddim:eta=0.5", 1), ("dpm++2m-sde", 2)])
 def test_the_variance_converges_with_the_declared_order(solver: str, order: int) -> None:
     errors = []

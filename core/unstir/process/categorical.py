@@ -38,7 +38,8 @@ class Categorical(Discrete):
         categories: K, the number of categories of clean data.
         noise: the stationary law: ``absorbing`` (a further category K, the mask), ``uniform`` or ``marginal``.
         marginals: the law itself, K numbers that sum to 1; for ``marginal`` alone.
-        schedule: survival against time, one of ``linear``, ``cosine``, ``log-linear``, ``md4-cosine``, ``exponential``.
+        schedule: survival against time, one of ``linear``, ``cosine``, ``log-linear``, ``md4-cosine``, ``pard-cosine``,
+            ``exponential``.
         t_min, t_max: sampling interval.
 
     Raises:

@@ -4,11 +4,13 @@
 
     linear       1 - t                                       cosine      cos^2(pi/2 (t + .008)/1.008), 1 at t = 0
     log-linear   1 - (1 - eps) t, eps = 1e-3                 md4-cosine  1 - cos(pi/2 (1 - t))             exponential   exp(-t)
+    pard-cosine  cos(pi/2 (t + .008)/1.008), 1 at t = 0: the root of cosine
 
 Estimates are beliefs about the clean state: probabilities of each category, or the mean of a count. Noise is the unit normals of all
 processes, turned into uniforms by the normal distribution function, so that one kind of keyed noise serves.
 References: Austin et al. 2021 (D3PM), arXiv:2107.03006; Campbell et al. 2022, arXiv:2205.14987; Lou et al. 2024 (SEDD, log-linear),
-arXiv:2310.16834; Shi et al. 2024 (MD4), arXiv:2406.04329; Nichol & Dhariwal 2021 (cosine), arXiv:2102.09672.
+arXiv:2310.16834; Shi et al. 2024 (MD4), arXiv:2406.04329; Nichol & Dhariwal 2021 (cosine), arXiv:2102.09672; Zhao et al. 2024 (PARD,
+whose cosine is not squared), arXiv:2402.03687.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from unstir.process.base import Process, Time
 from unstir.process.joint import Joint
 from unstir.space import Condition, Symmetric
 
-SCHEDULES = ("linear", "cosine", "log-linear", "md4-cosine", "exponential")
+SCHEDULES = ("linear", "cosine", "log-linear", "md4-cosine", "pard-cosine", "exponential")
 _OFFSET, _FLOOR = 0.008, 1e-3  # of the cosine and of the log-linear schedule
 _START = math.pi / 2 * _OFFSET / (1 + _OFFSET)
 _SPEED = math.pi / 2 / (1 + _OFFSET)
@@ -62,7 +64,8 @@ class Discrete(Process):
         if self.schedule == "md4-cosine":
             late = 2 * torch.sin(math.pi / 4 * (1 - t)).square()  # without cancellation where little is left
             return torch.where(t < 0.5, 1 - torch.sin(math.pi / 2 * t), late)
-        return (torch.cos(_START + _SPEED * t.clamp(max=1.0)) / math.cos(_START)).square()
+        root = torch.cos(_START + _SPEED * t.clamp(max=1.0)) / math.cos(_START)
+        return root if self.schedule == "pard-cosine" else root.square()
 
     def sigma(self, t: Time) -> Tensor:
         """1 - alpha, without cancellation."""
@@ -75,6 +78,8 @@ class Discrete(Process):
             return -torch.expm1(-t)
         if self.schedule == "md4-cosine":
             return torch.sin(math.pi / 2 * t)
+        if self.schedule == "pard-cosine":
+            return 2 * torch.sin(_SPEED / 2 * t) * torch.sin(_START + _SPEED / 2 * t) / math.cos(_START)
         return torch.sin(_SPEED * t) * torch.sin(2 * _START + _SPEED * t) / math.cos(_START) ** 2
 
     def loss_rate(self, t: Time) -> Tensor:
@@ -88,6 +93,8 @@ class Discrete(Process):
             return torch.exp(-t)
         if self.schedule == "md4-cosine":
             return math.pi / 2 * torch.cos(math.pi / 2 * t)
+        if self.schedule == "pard-cosine":
+            return _SPEED * torch.sin(_START + _SPEED * t) / math.cos(_START)
         return _SPEED * torch.sin(2 * (_START + _SPEED * t)) / math.cos(_START) ** 2
 
     def time_at_alpha(self, alpha: float | Tensor) -> Tensor:
@@ -102,7 +109,8 @@ class Discrete(Process):
         elif self.schedule == "md4-cosine":
             t = 1 - 4 / math.pi * torch.asin(torch.sqrt(alpha.clamp(0, 1) / 2))
         else:
-            t = (torch.acos(torch.sqrt(alpha.clamp(0, 1)) * math.cos(_START)) - _START) / _SPEED
+            root = alpha.clamp(0, 1) if self.schedule == "pard-cosine" else torch.sqrt(alpha.clamp(0, 1))
+            t = (torch.acos(root * math.cos(_START)) - _START) / _SPEED
         return t.clamp(self.t_zero, self.t_max)
 
     def time_at_rho(self, rho: float | Tensor) -> Tensor:

@@ -3,7 +3,7 @@
     x_s <- m (alpha_s v + beta_s y + sigma_s eps) + (1 - m) x_s,   or   m v + (1 - m) x_s
 
 Reference: Lugmayr et al. 2022 (RePaint, without its jumps), arXiv:2201.09865; Janner et al. 2022 (Diffuser: the clean value),
-arXiv:2205.09991 (hard conditions after every edit).
+arXiv:2205.09991 (hard conditions after every edit). Of categories the first line is a draw of q(x_s | v).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Constraint(Steer):
             return x
         noise = None
         if self.mode in ("noised", "path"):
-            noise = torch.zeros_like(x) if last else self._noise(x, moment)
+            noise = torch.zeros(x.shape, dtype=noise_dtype(x), device=x.device) if last else self._noise(x, moment)
         return self.written(x, moment, t, noise)
 
     def written(self, x: Tensor, moment: Moment, t: Any, noise: Tensor | None) -> Tensor:
@@ -101,7 +101,7 @@ class Constraint(Steer):
             return moment.memory["noise"]
         if moment.noise is None:
             raise UserError(f"a Constraint of mode {self.mode!r} needs noise, and this moment has none: use mode 'clean' or 'end'")
-        moment.memory["noise"] = moment.noise.draw(tuple(x.shape[1:]), x.dtype, x.device, stream="constraint")
+        moment.memory["noise"] = moment.noise.draw(tuple(x.shape[1:]), noise_dtype(x), x.device, stream="constraint")
         return moment.memory["noise"]
 
     @staticmethod
@@ -110,6 +110,11 @@ class Constraint(Steer):
         if value.ndim < x.ndim:
             value = value.expand(1, *x.shape[1:])
         return value
+
+
+def noise_dtype(x: Tensor) -> torch.dtype:
+    """In what type noise for a state is drawn: its own; float64 for whole numbers, whose process turns normals into uniforms."""
+    return x.dtype if x.is_floating_point() or x.is_complex() else torch.float64
 
 
 @dataclass(frozen=True, eq=False)

@@ -166,11 +166,15 @@ class Trainer:
         moved = fabric.to_device(dict(batch))
         value = self.loss(self.denoiser, moved["x0"], generator, moved.get("condition"))
         fabric.backward(value)
-        if self.clip > 0:
-            fabric.clip_gradients(wrapped, optimiser, max_norm=self.clip, error_if_nonfinite=False)
+        self._before_step(wrapped, optimiser, fabric)
         optimiser.step()
         optimiser.zero_grad()
         return value.detach()
+
+    def _before_step(self, wrapped: Any, optimiser: Any, fabric: Any) -> None:
+        """What becomes of the gradients before the optimiser sees them: clipped by the norm of all."""
+        if self.clip > 0:
+            fabric.clip_gradients(wrapped, optimiser, max_norm=self.clip, error_if_nonfinite=False)
 
     def _batch(self, step: int, rank: int) -> Batch:
         return self.batches(step, np.random.Generator(np.random.Philox(key=_key(self.seed, step, rank, 0))))

@@ -1,0 +1,66 @@
+"""The plugin of molecules and graphs: sets of them, new ones like them, and what judges these. Names only; all else is imported on use."""
+
+from __future__ import annotations
+
+from unstir import hookimpl
+
+UNSTIR_API = 1
+
+
+@hookimpl
+def unstir_data() -> dict[str, str]:
+    """Bundled and packaged molecules, files of one's own, and generated graphs."""
+    molecules = {"qm9-sample": "QM9Sample", "qm9": "QM9", "moses": "Moses", "nci": "NCI", "wehi": "WEHI", "file": "FileMolecules"}
+    graphs = {name: name.title() for name in ("community", "ego", "grid", "planar", "tree", "lobster")} | {"sbm": "SBM"}
+    made = {f"molecules/{name}": f"unstir_molecules.datasets:{cls}" for name, cls in molecules.items()}
+    made |= {f"graphs/{name}": f"unstir_molecules.generators:{cls}" for name, cls in graphs.items()}
+    return made | {"graphs/file": "unstir_molecules.graph_files:GraphFile"}
+
+
+@hookimpl
+def unstir_tasks() -> dict[str, str]:
+    """New molecules and new graphs."""
+    return {"molecules/generate": "unstir_molecules.tasks:Generate", "graphs/generate": "unstir_molecules.tasks:GenerateGraphs"}
+
+
+@hookimpl
+def unstir_methods() -> dict[str, str]:
+    """Opponents, models and trainings; a model of graphs serves both names."""
+    molecules = {"n-gram": "ngram:NGram", "training-set": "ngram:TrainMolecules"}
+    graphs = {"erdos-renyi": "ErdosRenyi", "configuration-model": "ConfigurationModel", "training-set": "TrainGraphs"}
+    both = {"discrete": "discrete:Discrete", "discrete-training": "discrete:DiscreteTraining"}
+    both |= {"gdss": "gdss.generation:GDSS", "gdss-training": "gdss.training:GDSSTraining"}
+    both |= {"pard": "pard.generation:PARD", "pard-training": "pard.training:PARDTraining"}
+    made = {f"molecules/{name}": f"unstir_molecules.{place}" for name, place in (molecules | both).items()}
+    made |= {f"graphs/{name}": f"unstir_molecules.{place}" for name, place in both.items()}
+    return made | {f"graphs/{name}": f"unstir_molecules.opponents:{cls}" for name, cls in graphs.items()}
+
+
+@hookimpl
+def unstir_metrics() -> dict[str, str]:
+    """Validity, novelty, distances of sets of molecules and of graphs."""
+    shares = {"validity": "Validity", "novelty": "Novelty", "numerators": "Numerators", "reward": "Reward"}
+    distances = {"fcd": "FCD", "nspdk": "NSPDK", "similarity": "Similarity", "fragments": "Fragments", "properties": "Properties"}
+    graphs = {"mmd-gdss": "GDSSDistance", "mmd-spectre": "SpectreDistance", "ratio": "Ratio", "novelty": "Novelty", "sizes": "Sizes"}
+    graphs |= {"vun": "VUN", "connected": "Connected"}
+    made = {f"molecules/{name}": f"unstir_molecules.molecule_metrics:{cls}" for name, cls in shares.items()}
+    made |= {f"molecules/{name}": f"unstir_molecules.molecule_distances:{cls}" for name, cls in distances.items()}
+    return made | {f"graphs/{name}": f"unstir_molecules.graph_metrics:{cls}" for name, cls in graphs.items()}
+
+
+@hookimpl
+def unstir_networks() -> dict[str, str]:
+    """The networks of the plugin."""
+    return {
+        "molecules/graph-transformer": "unstir_molecules.transformer:GraphTransformer",
+        "molecules/gdss": "unstir_molecules.gdss.networks:GDSSNetwork",
+        "molecules/pard": "unstir_molecules.pard.network:PARDNetwork",
+    }
+
+
+@hookimpl
+def unstir_recipes() -> dict[str, str]:
+    """Molecules, graphs, and the trainings."""
+    molecules = {"generate": "generate", "qm9": "qm9", "qm9-discrete-training": "qm9-discrete-training"}
+    made = {f"molecules/{name}": f"unstir_molecules:recipes/{file}.yaml" for name, file in molecules.items()}
+    return made | {"graphs/community": "unstir_molecules:recipes/community.yaml"}

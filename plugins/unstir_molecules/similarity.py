@@ -1,0 +1,126 @@
+"""Similarity of molecules by their fingerprints: to the nearest real one, and among themselves.
+
+    T(a, b) = |a & b| / |a | b|,     SNN = mean_i max_j T(g_i, r_j),     IntDiv = 1 - mean_ij T(g_i, g_j)
+
+Fingerprints are Morgan's, radius 2, 1024 bits; sums run over all pairs, a molecule with itself included, as MOSES has it.
+
+Reference: Rogers and Hahn 2010; Polykovskiy et al. 2020 (MOSES), arXiv:1811.12823.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rdkit import rdBase
+from rdkit.Chem import rdFingerprintGenerator
+
+from unstir.errors import DataError
+from unstir_molecules.each import molecule
+
+Array = NDArray[Any]
+RADIUS, BITS = 2, 1024
+BLOCK = 2000
+"""Molecules of a block of a matrix product: two blocks and their products are a few tens of MB."""
+
+
+@cache
+def _generator() -> Any:
+    return rdFingerprintGenerator.GetMorganGenerator(radius=RADIUS, fpSize=BITS)
+
+
+def fingerprint(mol: Any) -> Array:
+    """Morgan fingerprint of a molecule.
+
+    Args:
+        mol: an RDKit molecule.
+
+    Returns:
+        (1024,) uint8 of zeros and ones.
+    """
+    return np.asarray(_generator().GetFingerprintAsNumPy(mol))
+
+
+def fingerprints(smiles: Iterable[str]) -> Array:
+    """Fingerprints of a set of molecules.
+
+    Args:
+        smiles: SMILES, each a molecule.
+
+    Returns:
+        (n, 1024) uint8 of zeros and ones.
+
+    Raises:
+        DataError: one is no molecule.
+    """
+    listed = list(smiles)
+    known: dict[str, Array] = {}
+    with rdBase.BlockLogs():
+        for one in listed:
+            if one in known:
+                continue
+            mol = molecule(one)
+            if mol is None:
+                raise DataError(f"{one!r} is no molecule: leave out what is not valid before asking for similarity")
+            known[one] = fingerprint(mol)
+    return np.stack([known[one] for one in listed]) if listed else np.zeros((0, BITS), np.uint8)
+
+
+def tanimoto(a: Array, b: Array) -> float:
+    """Tanimoto similarity of two fingerprints; 1 where neither has a bit.
+
+    Args:
+        a: (bits,) of zeros and ones.
+        b: (bits,) of zeros and ones.
+    """
+    both = int(np.count_nonzero(a & b))
+    either = int(np.count_nonzero(a | b))
+    return both / either if either else 1.0
+
+
+def _blocks(ours: Array, theirs: Array) -> Iterable[tuple[slice, slice, Array]]:
+    """Tanimoto matrices (block, block) float64 of all pairs, by products of bit matrices, exact in float32 below 2^24 bits."""
+    sizes = ours.sum(1, dtype=np.int64), theirs.sum(1, dtype=np.int64)
+    for first in range(0, len(ours), BLOCK):
+        rows = slice(first, first + BLOCK)
+        left = ours[rows].astype(np.float32)
+        for second in range(0, len(theirs), BLOCK):
+            columns = slice(second, second + BLOCK)
+            both = left @ theirs[columns].astype(np.float32).T
+            either = sizes[0][rows, None] + sizes[1][None, columns] - both
+            yield rows, columns, np.where(either > 0, both / np.where(either > 0, either, 1.0), 1.0)
+
+
+def nearest_similarity(ours: Array, theirs: Array) -> Array:
+    """Similarity of every molecule to the nearest of another set; its mean is SNN.
+
+    Args:
+        ours: (n, bits) fingerprints.
+        theirs: (m, bits) fingerprints.
+
+    Returns:
+        (n,) float64 in [0, 1]; NaN where the other set is empty.
+    """
+    found = np.full(len(ours), np.nan)
+    for rows, _, similar in _blocks(ours, theirs):
+        found[rows] = np.fmax(found[rows], similar.max(1))
+    return found
+
+
+def mean_similarity(ours: Array, theirs: Array) -> Array:
+    """Mean similarity of every molecule to all of a set; one minus its mean is IntDiv where both are the same set.
+
+    Args:
+        ours: (n, bits) fingerprints.
+        theirs: (m, bits) fingerprints.
+
+    Returns:
+        (n,) float64 in [0, 1]; NaN where the other set is empty.
+    """
+    total = np.zeros(len(ours))
+    for rows, _, similar in _blocks(ours, theirs):
+        total[rows] += similar.sum(1, dtype=np.float64)
+    return total / len(theirs) if len(theirs) else np.full(len(ours), np.nan)
