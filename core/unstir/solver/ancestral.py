@@ -127,12 +127,31 @@ class MultistepSDE(Solver):
 
 @dataclass(frozen=True, repr=False)
 class EulerMaruyama(Solver):
-    """Euler-Maruyama for the reverse SDE in the variance rho^2: the plain baseline, too noisy below some hundred steps.
+    """Euler-Maruyama for the reverse SDE: the plain baseline, too noisy below some hundred steps.
 
-    x_s/alpha_s = x/alpha_t + w (x0 - x/alpha_t)/rho_t^2 + sqrt(w) z,      w = rho_t^2 - rho_s^2
+    In the variance rho^2, in the time, or as the reverse of the forward step, x_t = r x_s + G z; S is the score at t:
+
+        "variance"   x_s/alpha_s = x/alpha_t + w (x0 - x/alpha_t)/rho_t^2 + sqrt(w) z,      w = rho_t^2 - rho_s^2
+        "time"       x_s = x + (g^2 S - f x)(t - s) + g sqrt(t - s) z,                      f and g at t
+        "reverse"    x_s = (2 - r) x + G^2 S + G z,     r = alpha_t/alpha_s,     G^2 = sigma_t^2 - r^2 sigma_s^2
+
+    The last is Score SDE's reverse diffusion predictor: with the exact r and G of the step, which are those of its discrete noise levels
+    up to the second order of the step. Where variance explodes the first and the last are one. To sigma = 0 all give the estimate.
+    [Song et al. 2021, arXiv:2011.13456, appendix E]
+
+    Args:
+        kind: ``"variance"``, ``"time"`` or ``"reverse"``.
+
+    Raises:
+        UserError: no such kind.
     """
 
     order: ClassVar[int] = 1
+    kind: Literal["variance", "time", "reverse"] = "variance"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("variance", "time", "reverse"):
+            raise UserError(f"kind must be 'variance', 'time' or 'reverse', got {self.kind!r}")
 
     @property
     def stochastic(self) -> bool:
@@ -141,13 +160,21 @@ class EulerMaruyama(Solver):
 
     def coefficients(self, levels: Levels) -> list[tuple[float, ...]]:
         """``(a, b, d)`` of ``x_s = a x + b x0 + d z``."""
-        rows: list[tuple[float, ...]] = []
-        for i in range(levels.steps):
-            edge = levels.edge(i)
-            share = 0.0 if edge else -math.expm1(2 * math.log(levels.rho[i + 1] / levels.rho[i]))
-            alpha_s, carried = levels.alpha[i + 1], levels.alpha[i + 1] / levels.alpha[i] if levels.alpha[i] else 0.0
-            rows.append(edge or (carried * (1 - share), alpha_s * share, alpha_s * levels.rho[i] * math.sqrt(share)))
-        return rows
+        return [levels.edge(i) or self._row(levels, i) for i in range(levels.steps)]
+
+    def _row(self, levels: Levels, i: int) -> tuple[float, ...]:
+        alpha_t, alpha_s, sigma_t, sigma_s = *levels.alpha[i : i + 2], *levels.sigma[i : i + 2]
+        if self.kind == "variance":
+            share, carried = -math.expm1(2 * math.log(levels.rho[i + 1] / levels.rho[i])), alpha_s / alpha_t
+            return carried * (1 - share), alpha_s * share, alpha_s * levels.rho[i] * math.sqrt(share)
+        if self.kind == "time":
+            step, t = levels.t[i] - levels.t[i + 1], float(levels.t[i])
+            kept, spread = 1 - float(levels.process.rate(t)) * step, float(levels.process.diffusion(t)) ** 2 * step
+        else:
+            ratio = alpha_t / alpha_s
+            kept, spread = 2 - ratio, sigma_t**2 - (ratio * sigma_s) ** 2
+        share = spread / sigma_t**2
+        return kept - share, share * alpha_t, math.sqrt(spread)
 
     def step(self, x: State, row: Row, model: Model, memory: Memory) -> State:
         """``x_s = a x + b x0 + d z``: two passes and, where d > 0, a draw and a third."""

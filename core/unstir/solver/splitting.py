@@ -23,6 +23,7 @@ from torch import Tensor
 from unstir.errors import UserError
 from unstir.process import Joint, Process
 from unstir.solver.base import Levels, Memory, Model, Row, Solver
+from unstir.solver.corrector import norms
 from unstir.solver.discrete import FirstHitting, as_leaves, row_of
 from unstir.state import State
 
@@ -31,15 +32,17 @@ from unstir.state import State
 class S4(Solver):
     """Symmetric splitting of the reverse SDE of joint leaves: one evaluation drives half transition, Langevin correction, half transition.
 
-    First order, half the evaluations of a predictor-corrector. Norms are over one sample's leaf, never over the batch (GDSS's released code
-    averages them over it). To sigma = 0 it gives the estimate, without noise. Biased by the order of snr^2 at any number of steps, as every
-    Langevin step of fixed relative length is, and by more in few dimensions, where the ratio of norms scatters; at ``snr = 0`` by O(step).
+    First order, half the evaluations of a predictor-corrector. To sigma = 0 it gives the estimate, without noise. Biased by the order of
+    snr^2 at any number of steps, as every Langevin step of fixed relative length is, and by more in few dimensions, where the ratio of
+    norms scatters; at ``snr = 0`` by O(step).
 
     Args:
         snr: size of the correction relative to the score; 0 corrects nothing.
         noise: factor on the correction's noise (``scale_eps``); below 1 it sharpens and biases.
         variant: ``exact`` integrates the schedule; ``published`` has g(t)^2 (t - s) for the score part and the variance
             alpha_t^2 (rho_t^2 - rho_m^2) for each half, equal to first order.
+        norms: ``"sample"``, one sample's leaf; or ``"batch"``, the means over the batch, as GDSS's released code has it: then a sample
+            depends on its batch.
 
     Raises:
         UserError: an option is out of range.
@@ -49,12 +52,15 @@ class S4(Solver):
     snr: float = 0.15
     noise: float = 1.0
     variant: Literal["exact", "published"] = "exact"
+    norms: Literal["sample", "batch"] = "sample"
 
     def __post_init__(self) -> None:
         if not (0 <= self.snr < math.inf and 0 <= self.noise < math.inf):
             raise UserError(f"snr and noise must be finite and not negative, got {self.snr} and {self.noise}")
         if self.variant not in ("exact", "published"):
             raise UserError(f"variant must be 'exact' or 'published', got {self.variant!r}")
+        if self.norms not in ("sample", "batch"):
+            raise UserError(f"norms must be 'sample' or 'batch', got {self.norms!r}")
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
@@ -104,9 +110,9 @@ class S4(Solver):
             return x + d1 * noises[1] if d1 else x
         score = (float(row.alpha_t) * x0 - x) / float(row.sigma_t) ** 2  # type: ignore[arg-type]
         if size:
-            length, pull = (torch.linalg.vector_norm(value.flatten(1), dim=1) for value in (noises[0], score))
+            length, pull = (norms(value, self.norms) for value in (noises[0], score))
             delta = 2 * (size * length / pull.clamp(min=torch.finfo(x.dtype).tiny)).square()
-            delta = delta.clamp(max=2 * float(row.sigma_t) ** 2).reshape(-1, *[1] * (x.ndim - 1))  # type: ignore[arg-type]
+            delta = delta.clamp(max=2 * float(row.sigma_t) ** 2)  # type: ignore[arg-type]
             x = x + delta * score + torch.sqrt(2 * delta) * (self.noise * noises[0])
         return a2 * (a1 * x + d1 * noises[1] + kick * score) + d2 * noises[2]
 
