@@ -336,9 +336,7 @@ class DiffusionMBIR(DiffusionReconstruction):
     def guidance(self, operator: ParallelBeamCT, y: Tensor, case: Case, rows: Any) -> tuple[Sequence[Guide], Sequence[Steer]]:
         """The ADMM that never starts anew."""
         scale = PAPER * operator.geometry.views if self.paper_units else 1.0
-        steer = AdmmTV(
-            operator, y, self.lam * scale, self.rho * scale, outer=self.outer, cg=self.cg, boundary=self.boundary, on=self.on
-        )
+        steer = AdmmTV(operator, y, self.lam * scale, self.rho * scale, outer=self.outer, cg=self.cg, boundary=self.boundary, on=self.on)
         return [], [steer]
 
     def finish(self, x: Tensor, operator: ParallelBeamCT, y: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Training of ``medical/ct-prior``: a denoiser of CT slices that sees its neighbours, on the volumes of four patients.
 
-    D(x_t, t) of the middle slice of five,   u = (HU + 1000)/2000 clipped to [0, 1],   EDM preconditioning
+D(x_t, t) of the middle slice of five,   u = (HU + 1000)/2000 clipped to [0, 1],   EDM preconditioning
 """
 
 from __future__ import annotations
@@ -187,9 +187,7 @@ class CTPriorTraining:
         return checkpoint.save(denoiser, out, network="unet", config=config, dtype=torch.float16, facts=facts)
 
 
-def held_out_psnr(
-    denoiser: NetworkDenoiser, held: tuple[np.ndarray, tuple[float, float, float]], context: int
-) -> dict[str, float]:
+def held_out_psnr(denoiser: NetworkDenoiser, held: tuple[np.ndarray, tuple[float, float, float]], context: int) -> dict[str, float]:
     """PSNR (dB, range 1) of the denoised held-out slab at `LEVELS`, 4 x 4 block means, neighbours zero beyond its ends."""
     hu, (dz, dy, _) = held
     side = min(hu.shape[1:]) // 4 * 4

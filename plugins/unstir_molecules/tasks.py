@@ -87,7 +87,9 @@ class Generate(Generation):
         test: share of a user's own set that is kept for the test.
     """
 
-    metrics: ClassVar[tuple[str, ...]] = tuple(f"molecules/{name}" for name in ("validity", "novelty", "fcd", "nspdk", "similarity", "fragments", "properties"))
+    metrics: ClassVar[tuple[str, ...]] = tuple(
+        f"molecules/{name}" for name in ("validity", "novelty", "fcd", "nspdk", "similarity", "fragments", "properties")
+    )
     figures: ClassVar[tuple[str, ...]] = ()
 
     def read(self, path: Path, *, column: str = "", charged: str = "drop", fragments: str = "drop") -> xr.Dataset:

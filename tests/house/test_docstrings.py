@@ -18,7 +18,8 @@ from unstir import registry
 from unstir.errors import UnstirError
 
 ROOT = Path(__file__).parents[2]
-PLACES = ("core/unstir", "plugins/unstir_medical", "plugins/unstir_timeseries", "pipelines/unstir_pipelines", "data/unstir_data")
+PLUGINS = ("plugins/unstir_medical", "plugins/unstir_timeseries", "plugins/unstir_molecules")
+PLACES = ("core/unstir", *PLUGINS, "pipelines/unstir_pipelines", "data/unstir_data")
 PACKAGES = [ROOT / part for part in PLACES]
 FILES = [path for package in PACKAGES for path in sorted(package.rglob("*.py")) if "skeleton" not in path.parts]
 Public = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef

@@ -32,7 +32,8 @@ except SystemExit as stop:
     return loaded_by(code, *words)
 
 
-DOORS = ["unstir", "unstir_pipelines", "unstir_data", "unstir_medical", "unstir_timeseries", "unstir.plugin", "unstir.registry"]
+DOORS = ["unstir", "unstir_pipelines", "unstir_data", "unstir.plugin", "unstir.registry"]
+DOORS += ["unstir_medical", "unstir_timeseries", "unstir_molecules"]
 
 
 @pytest.mark.parametrize("module", DOORS)

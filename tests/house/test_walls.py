@@ -15,6 +15,7 @@ PACKAGES = {
     "unstir": ROOT / "core" / "unstir",
     "unstir_medical": ROOT / "plugins" / "unstir_medical",
     "unstir_timeseries": ROOT / "plugins" / "unstir_timeseries",
+    "unstir_molecules": ROOT / "plugins" / "unstir_molecules",
     "unstir_pipelines": ROOT / "pipelines" / "unstir_pipelines",
     "unstir_data": ROOT / "data" / "unstir_data",
 }
@@ -22,6 +23,7 @@ MAY_IMPORT = {
     "unstir": {"unstir"},
     "unstir_medical": {"unstir", "unstir_data", "unstir_medical"},
     "unstir_timeseries": {"unstir", "unstir_data", "unstir_timeseries"},
+    "unstir_molecules": {"unstir", "unstir_data", "unstir_molecules"},
     "unstir_pipelines": {"unstir", "unstir_data", "unstir_pipelines"},
     "unstir_data": {"unstir", "unstir_data"},
 }

@@ -116,8 +116,7 @@ def _series(headers: dict[Path, Any], wanted: str | int | None, path: Path) -> d
             raise DataError(f"{path} has no series {text!r}; it has {_listed(kept)}")
     if len(kept) > 1:
         raise DataError(
-            f"{path} holds {len(kept)} series ({_listed(kept)}); "
-            f"choose one with series=NUMBER (in a run: --set data.series=NUMBER)"
+            f"{path} holds {len(kept)} series ({_listed(kept)}); choose one with series=NUMBER (in a run: --set data.series=NUMBER)"
         )
     return next(iter(kept.values()))
 

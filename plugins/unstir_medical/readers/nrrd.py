@@ -101,8 +101,7 @@ def _three(itk: Any, image: Any, index: int | None, path: Path) -> Any:
     if count > 1 and (index is None or not 0 <= index < count):
         given = "" if index is None else f", got {index}"
         raise DataError(
-            f"{path} holds {count} volumes of {tuple(size[:3])}; "
-            f"choose one with index=0..{count - 1} (in a run: --set data.index=0){given}"
+            f"{path} holds {count} volumes of {tuple(size[:3])}; choose one with index=0..{count - 1} (in a run: --set data.index=0){given}"
         )
     if count == 1 and index not in (None, 0):
         raise DataError(f"{path} holds one volume, there is no index {index}")
