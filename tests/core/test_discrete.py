@@ -20,7 +20,7 @@ from unstir.process.categorical import draw
 from unstir.process.discrete import SCHEDULES, by_leaf
 from unstir.solver import DDIM, DiscreteAncestral, FirstHitting, Heun, Split, TauLeaping
 from unstir.space import Euclidean, JointSpace, Masked
-from unstir.steer import Enforced
+from unstir.steer import FK, Enforced
 
 MARGINALS = (0.5, 0.3, 0.2)
 PROCESSES = [Categorical(3), Categorical(3, "uniform"), Categorical(3, "marginal", MARGINALS)]
@@ -450,3 +450,21 @@ def test_known_tokens_are_held_and_lead_the_rest(mode):
     found = unstir.sample(denoiser, 512, solver="discrete-ancestral", grid="uniform:60", steers=[held], seed=0).x
     assert (found[:, 0] == 1).all()
     assert found[:, 1].double().mean() > 0.9
+
+
+def test_a_reward_sees_states_of_the_space():
+    """Edges are drawn of a belief each on its own; what is rewarded is symmetric with an empty diagonal all the same."""
+    seen = []
+
+    def reward(x0, condition):
+        seen.append(x0)
+        return x0.double().sum((1, 2))
+
+    class Half(torch.nn.Module):
+        def forward(self, x, label, condition):
+            return torch.zeros(*x.shape, 2)
+
+    denoiser = TokenDenoiser(Half(), Categorical(2, "uniform"), (4, 4), space=SymmetricTokens())
+    unstir.sample(denoiser, 8, solver="discrete-ancestral", grid="uniform:4", steers=[FK(reward=reward, particles=4)], seed=0)
+    assert len(seen) > 3
+    assert all(torch.equal(x0, x0.mT) and not torch.diagonal(x0, dim1=1, dim2=2).any() for x0 in seen)

@@ -214,10 +214,14 @@ def rewarded(reward: Reward, x: State, moment: Moment, scale: float, draws: int 
         UserError: the reward does not give one number a sample.
     """
     x0 = moment.look()
-    guesses = draws if any(_is_belief(*pair) for pair in _pairs(x0, x)) else 1
+    is_belief = any(_is_belief(*pair) for pair in _pairs(x0, x))
+    guesses = draws if is_belief else 1
     values = []
     for _ in range(guesses):
-        given = reward(_guess(x0, x, moment), moment.condition)
+        guess = _guess(x0, x, moment)
+        if is_belief and moment.trajectory is not None:
+            guess = moment.denoiser.space.project(guess, moment.condition)  # entries that are tied were drawn each on its own
+        given = reward(guess, moment.condition)
         if not isinstance(given, Tensor) or given.shape != (leaves(x)[0].shape[0],):
             got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
             raise UserError(f"a reward gives one number a sample, ({leaves(x)[0].shape[0]},), got {got}")

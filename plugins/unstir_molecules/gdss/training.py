@@ -180,7 +180,7 @@ class GDSSTraining:
         UserError: an option out of range.
     """
 
-    data: str = "graphs/community-small"
+    data: str = "graphs/community"
     options: dict[str, Any] = field(default_factory=dict)
     preset: str = "community-small"
     features: int = 0
