@@ -45,6 +45,8 @@ class GraphTransformer(nn.Module):
         dropout: of updates.
     """
 
+    valency: Tensor
+
     def __init__(
         self,
         nodes: int,
