@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +12,7 @@ from typing import Any, Literal
 from unstir.errors import DataError, UnstirError, UserError
 from unstir.plugin.chain import Chain, part
 from unstir.plugin.protocols import Case, Estimate, Progress
+from unstir.plugin.results import together
 from unstir_medical import sinograms
 from unstir_medical import volume as volumes
 from unstir_medical.sinograms import AngleUnit
@@ -278,12 +277,10 @@ def write(case: Case, estimate: Estimate, label: str, card: Mapping[str, Any], o
         stem = f"{case.key}-reconstruction-{count}"
     shown = Scene(case, {}, {label: estimate}, {label: label}, {})
     picture = slices_picture(shown, window_of(shown))
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as folder:
-        part = Path(folder)
-        names = writers.write(restored, part / f"{stem}.nii.gz", card=card)
+    with together(out) as made:
+        names = writers.write(restored, made.folder / f"{stem}.nii.gz", card=card)
         if "hu_std" in restored:
-            names += writers.write(restored, part / f"{stem}-std.nii.gz", variable="hu_std")
-        picture.savefig(part / f"{stem}.png", dpi=160, bbox_inches="tight", metadata={"Software": None})
-        for name in (written := [*names, part / f"{stem}.png"]):
-            os.replace(name, out / name.name)
-    return [out / name.name for name in written]
+            names += writers.write(restored, made.folder / f"{stem}-std.nii.gz", variable="hu_std")
+        names.append(made.folder / f"{stem}.png")
+        picture.savefig(names[-1], dpi=160, bbox_inches="tight", metadata={"Software": None})
+    return [out / name.name for name in names]

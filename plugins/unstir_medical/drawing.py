@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from unstir.plugin.canvas import INK, QUIET, WIDTH
 from unstir_medical.scene import Array, Cut, Plane, Scene
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Auto = float | Literal["auto"]
-INK, QUIET = "#22252a", "#6b7178"
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
-"""Colours that the colour-blind can tell apart (Okabe and Ito, its yellow darkened for lines on white)."""
-WIDTH = 7.6  # inches: 1200 pixels as runs write their pictures
 COLUMNS = 6  # panels in a row
 GAP = 0.04  # inches between panels
 
@@ -179,16 +176,6 @@ def ruler(words: str) -> Callable[[Axes], None]:
         axes.text(0, 0, words, fontsize=7, color=INK, va="top")
 
     return draw
-
-
-def plain_axes(axes: Axes) -> None:
-    """The look of axes with numbers on them."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(QUIET)
-    axes.grid(color="#e4e6e9", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=7.5, color=QUIET, labelcolor=INK, length=2.5)
-    axes.tick_params(which="minor", length=0)
 
 
 def image(values: Array, plane: Plane, index: int) -> Array:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from unstir.errors import UserError
+from unstir.plugin.canvas import INK, PALETTE, QUIET, WIDTH, plain_axes
 from unstir.plugin.protocols import Drawn, RunView
-from unstir_medical.drawing import INK, PALETTE, QUIET, WIDTH, Auto, Scale, Sheet, nice, plain_axes, slices_picture, strips, window_of
+from unstir_medical.drawing import Auto, Scale, Sheet, nice, slices_picture, strips, window_of
 from unstir_medical.scene import TRUTH, Array, Cut, Scene, floor, projected, scene, scenes, traces
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class Curves:
             axes.set_ylim(*limits)
             if is_log:
                 axes.set_xscale("log")
-            plain_axes(axes)
+            plain_axes(axes, ticks=0)
             axes.set_xlabel("step", fontsize=8, color=INK)
             if is_first:
                 axes.set_ylabel("||A x - y|| / ||y||", fontsize=8, color=INK)
@@ -323,7 +324,7 @@ def calibration_panel(frames: Mapping[str, pd.DataFrame]) -> Callable[[Axes], No
         for place, (title, frame) in enumerate(frames.items()):
             mark, colour = "osD^v"[place % 5] + "-", PALETTE[place % len(PALETTE)]
             axes.plot(frame["std_hu"], frame["rmse_hu"], mark, color=colour, markersize=3.5, linewidth=1.2, label=title)
-        plain_axes(axes)
+        plain_axes(axes, ticks=0)
         axes.set(xlim=(0, top), ylim=(0, top))
         axes.set_xlabel("standard deviation, HU", fontsize=8, color=INK)
         axes.set_ylabel("root mean square error, HU", fontsize=8, color=INK)

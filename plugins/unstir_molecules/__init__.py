@@ -14,25 +14,34 @@ def unstir_data() -> dict[str, str]:
     graphs = {name: name.title() for name in ("community", "ego", "grid", "planar", "tree", "lobster")} | {"sbm": "SBM"}
     made = {f"molecules/{name}": f"unstir_molecules.datasets:{cls}" for name, cls in molecules.items()}
     made |= {f"graphs/{name}": f"unstir_molecules.generators:{cls}" for name, cls in graphs.items()}
+    made |= {f"molecules/{name}": f"unstir_molecules.trajectories.datasets:{name.title()}" for name in ("springs", "charges")}
     return made | {"graphs/file": "unstir_molecules.graph_files:GraphFile"}
 
 
 @hookimpl
 def unstir_tasks() -> dict[str, str]:
-    """New molecules and new graphs."""
-    return {"molecules/generate": "unstir_molecules.tasks:Generate", "graphs/generate": "unstir_molecules.tasks:GenerateGraphs"}
+    """New molecules, new graphs, and forecasts of moving bodies."""
+    return {
+        "molecules/generate": "unstir_molecules.tasks:Generate",
+        "molecules/trajectories": "unstir_molecules.trajectories.tasks:Trajectories",
+        "graphs/generate": "unstir_molecules.tasks:GenerateGraphs",
+    }
 
 
 @hookimpl
 def unstir_methods() -> dict[str, str]:
     """Opponents, models and trainings; a model of graphs serves both names."""
     molecules = {"n-gram": "ngram:NGram", "training-set": "ngram:TrainMolecules"}
+    molecules |= {"last-frame": "trajectories.baselines:LastFrame", "constant-velocity": "trajectories.baselines:ConstantVelocity"}
+    molecules |= {"linear": "trajectories.baselines:Linear", "geotdm": "trajectories.generation:GeoTDM"}
+    molecules |= {"geotdm-training": "trajectories.training:GeoTDMTraining"}
     graphs = {"erdos-renyi": "ErdosRenyi", "configuration-model": "ConfigurationModel", "training-set": "TrainGraphs"}
     both = {"discrete": "discrete:Discrete", "discrete-training": "discrete:DiscreteTraining"}
     both |= {"gdss": "gdss.generation:GDSS", "gdss-training": "gdss.training:GDSSTraining"}
     both |= {"pard": "pard.generation:PARD", "pard-training": "pard.training:PARDTraining"}
     made = {f"molecules/{name}": f"unstir_molecules.{place}" for name, place in (molecules | both).items()}
-    made |= {f"graphs/{name}": f"unstir_molecules.{place}" for name, place in both.items()}
+    hyperbolic = {"hypdiff": "hyperbolic.generation:HypDiff", "hypdiff-training": "hyperbolic.training:HypDiffTraining"}
+    made |= {f"graphs/{name}": f"unstir_molecules.{place}" for name, place in (both | hyperbolic).items()}
     return made | {f"graphs/{name}": f"unstir_molecules.opponents:{cls}" for name, cls in graphs.items()}
 
 
@@ -43,9 +52,20 @@ def unstir_metrics() -> dict[str, str]:
     distances = {"fcd": "FCD", "nspdk": "NSPDK", "similarity": "Similarity", "fragments": "Fragments", "properties": "Properties"}
     graphs = {"mmd-gdss": "GDSSDistance", "mmd-spectre": "SpectreDistance", "ratio": "Ratio", "novelty": "Novelty", "sizes": "Sizes"}
     graphs |= {"vun": "VUN", "connected": "Connected"}
+    bodies = {"displacement": "Displacement", "energy": "Energy"}
     made = {f"molecules/{name}": f"unstir_molecules.molecule_metrics:{cls}" for name, cls in shares.items()}
+    made |= {f"molecules/{name}": f"unstir_molecules.trajectories.metrics:{cls}" for name, cls in bodies.items()}
     made |= {f"molecules/{name}": f"unstir_molecules.molecule_distances:{cls}" for name, cls in distances.items()}
     return made | {f"graphs/{name}": f"unstir_molecules.graph_metrics:{cls}" for name, cls in graphs.items()}
+
+
+@hookimpl
+def unstir_figures() -> dict[str, str]:
+    """Structures, laws of properties and faults of molecules; drawings and statistics of graphs."""
+    molecules = {"grid": "Structures", "properties": "PropertyLaws", "failures": "Failures"}
+    made = {f"molecules/{name}": f"unstir_molecules.figures:{cls}" for name, cls in molecules.items()}
+    graphs = {"grid": "DrawnGraphs", "statistics": "Statistics"}
+    return made | {f"graphs/{name}": f"unstir_molecules.figures_graphs:{cls}" for name, cls in graphs.items()}
 
 
 @hookimpl
@@ -55,12 +75,27 @@ def unstir_networks() -> dict[str, str]:
         "molecules/graph-transformer": "unstir_molecules.transformer:GraphTransformer",
         "molecules/gdss": "unstir_molecules.gdss.networks:GDSSNetwork",
         "molecules/pard": "unstir_molecules.pard.network:PARDNetwork",
+        "molecules/geotdm": "unstir_molecules.trajectories.network:GeoTDMNetwork",
+        "molecules/hypdiff": "unstir_molecules.hyperbolic.network:HypDiffNetwork",
     }
+
+
+@hookimpl
+def unstir_processes() -> dict[str, str]:
+    """The published forward of HypDiff."""
+    return {"molecules/radial": "unstir_molecules.hyperbolic.process:Radial"}
 
 
 @hookimpl
 def unstir_recipes() -> dict[str, str]:
     """Molecules, graphs, and the trainings."""
     molecules = {"generate": "generate", "qm9": "qm9", "qm9-discrete-training": "qm9-discrete-training"}
+    molecules |= {"springs": "springs", "charges": "charges"}
     made = {f"molecules/{name}": f"unstir_molecules:recipes/{file}.yaml" for name, file in molecules.items()}
     return made | {"graphs/community": "unstir_molecules:recipes/community.yaml"}
+
+
+@hookimpl
+def unstir_apply() -> dict[str, str]:
+    """New molecules and new graphs of a trained model."""
+    return {"molecules/generate": "unstir_molecules.apply:MakeMolecules", "graphs/generate": "unstir_molecules.apply:MakeGraphs"}

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from unstir.errors import DataError
 from unstir_molecules.adjacency import checked, networkx, padded, spans
+from unstir_molecules.dense import Dense
 
 if TYPE_CHECKING:
     import networkx as nx
 
-    from unstir_molecules.dense import Dense
 
 Array = NDArray[Any]
 CELLS = 4_000_000  # of the padded adjacency matrices that are worked on at a time: 32 MB in float64
@@ -206,8 +206,6 @@ class Graphs:
             DataError: a graph has more than ``size`` nodes.
         """
         import torch
-
-        from unstir_molecules.dense import Dense
 
         largest = int(self.nodes.max(initial=0))
         if size is not None and size < largest:

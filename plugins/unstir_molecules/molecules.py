@@ -3,7 +3,8 @@
 smiles      (sample) str, canonical without stereo; "" where no molecule could be made
 valid       (sample) bool, did every atom pass valence before any correction?
 corrected   (sample) bool, were bonds lowered?
-problem     (sample) str, a key of `unstir_molecules.build.PROBLEMS`
+problem     (sample) str, a key of `unstir_molecules.build.PROBLEMS`: of several faults the first
+fragments   (sample) int, pieces before one of them was kept; absent where the molecules were not made of graphs
 other       (sample), properties where there are any
 attrs       key, and what else is known of the set
 """
@@ -79,8 +80,9 @@ def built_set(built: Sequence[Built], *, key: str = "molecules", attrs: Mapping[
         key: name of the set.
         attrs: more facts.
     """
-    smiles, valid = [one.smiles for one in built], [one.valid for one in built]
-    return molecule_set(smiles, valid, [one.corrected for one in built], [one.problem for one in built], key=key, attrs=attrs)
+    flags = {name: [getattr(one, name) for one in built] for name in ("valid", "corrected", "problem")}
+    pieces = {"fragments": np.array([one.fragments for one in built], dtype=np.int64)}
+    return molecule_set([one.smiles for one in built], **flags, key=key, properties=pieces, attrs=attrs)
 
 
 def smiles_of(molecules: xr.Dataset, *, made: bool = True) -> list[str]:

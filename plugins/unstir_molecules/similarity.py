@@ -94,6 +94,26 @@ def _blocks(ours: Array, theirs: Array) -> Iterable[tuple[slice, slice, Array]]:
             yield rows, columns, np.where(either > 0, both / np.where(either > 0, either, 1.0), 1.0)
 
 
+def nearest(ours: Array, theirs: Array) -> tuple[Array, Array]:
+    """The member of another set that is most like each molecule, the first of equals.
+
+    Args:
+        ours: (n, bits) fingerprints.
+        theirs: (m, bits) fingerprints.
+
+    Returns:
+        Its number, (n,) int64, -1 where the other set is empty; and the similarity, (n,) float64 in [0, 1], NaN there.
+    """
+    place, found = np.full(len(ours), -1), np.full(len(ours), np.nan)
+    for rows, columns, similar in _blocks(ours, theirs):
+        at = similar.argmax(1)
+        value = similar[np.arange(len(at)), at]
+        better = ~(value <= found[rows])
+        place[rows] = np.where(better, columns.start + at, place[rows])
+        found[rows] = np.where(better, value, found[rows])
+    return place, found
+
+
 def nearest_similarity(ours: Array, theirs: Array) -> Array:
     """Similarity of every molecule to the nearest of another set; its mean is SNN.
 
@@ -104,10 +124,7 @@ def nearest_similarity(ours: Array, theirs: Array) -> Array:
     Returns:
         (n,) float64 in [0, 1]; NaN where the other set is empty.
     """
-    found = np.full(len(ours), np.nan)
-    for rows, _, similar in _blocks(ours, theirs):
-        found[rows] = np.fmax(found[rows], similar.max(1))
-    return found
+    return nearest(ours, theirs)[1]
 
 
 def mean_similarity(ours: Array, theirs: Array) -> Array:

@@ -90,7 +90,7 @@ class Generate(Generation):
     metrics: ClassVar[tuple[str, ...]] = tuple(
         f"molecules/{name}" for name in ("validity", "novelty", "fcd", "nspdk", "similarity", "fragments", "properties")
     )
-    figures: ClassVar[tuple[str, ...]] = ()
+    figures: ClassVar[tuple[str, ...]] = ("molecules/grid", "molecules/properties", "molecules/failures")
 
     def read(self, path: Path, *, column: str = "", charged: str = "drop", fragments: str = "drop") -> xr.Dataset:
         """A user's own molecules (CSV, SMI, SDF), split by a hash of each.
@@ -168,7 +168,7 @@ class GenerateGraphs(Generation):
     count: int = 100
 
     metrics: ClassVar[tuple[str, ...]] = tuple(f"graphs/{name}" for name in ("mmd-gdss", "mmd-spectre", "novelty", "connected", "sizes"))
-    figures: ClassVar[tuple[str, ...]] = ()
+    figures: ClassVar[tuple[str, ...]] = ("graphs/grid", "graphs/statistics")
 
     def read(self, path: Path, *, largest: int = 1000) -> xr.Dataset:
         """A user's own graphs (GraphML, GML, edge list, npz), split by a hash of each isomorphism class.

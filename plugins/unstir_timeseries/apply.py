@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,6 +18,7 @@ import xarray as xr
 from unstir.errors import DataError, UnstirError, UserError
 from unstir.plugin.chain import Chain, part
 from unstir.plugin.protocols import Case, Estimate, Progress
+from unstir.plugin.results import together
 from unstir_timeseries.predictor import LOAD, TSDiffPredictor, ahead, checked, context_for
 
 RECIPE = "timeseries/forecast"
@@ -365,8 +364,8 @@ def written(
         The paths.
     """
     first = next(iter(tables))
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as folder:
-        place = Path(folder)
+    with together(out) as made:
+        place = made.folder
         for kind, table in tables.items():
             table.to_parquet(place / f"{name}-{kind}.parquet", index=False)
             if kind != "paths":
@@ -376,7 +375,4 @@ def written(
         if page is not None:
             page(place)
             (place / "report.html").rename(place / f"{name}-report.html")
-        made = sorted(place.iterdir())
-        for path in made:
-            os.replace(path, out / path.name)
-    return [str(out / path.name) for path in made]
+    return [str(path) for path in made.files]

@@ -14,27 +14,8 @@ import numpy as np
 import xarray as xr
 
 from unstir.errors import DataError, UserError
-from unstir_timeseries.canvas import (
-    EVENT,
-    FAINT,
-    FOUND,
-    INK,
-    MOST,
-    QUIET,
-    Array,
-    axis_of,
-    clock_of,
-    has_calendar,
-    label_left,
-    legend,
-    plain,
-    plain_axes,
-    sheet,
-    time_axis,
-    tint,
-    titled,
-    units_of,
-)
+from unstir.plugin.canvas import FAINT, INK, MOST, QUIET, label_left, legend, plain, plain_axes, sheet, tint, titled
+from unstir_timeseries.canvas import EVENT, FOUND, Array, axis_of, clock_of, has_calendar, time_axis, units_of
 from unstir_timeseries.frames import quantile
 
 if TYPE_CHECKING:
@@ -247,7 +228,7 @@ def fan_chart(
         for axes in grid[:-2]:
             axes.xaxis.get_offset_text().set_visible(False)
     label_left(figure, grid, units_of(measurement))
-    legend(figure, grid)
+    legend(figure, grid, first="observed")
     said = len(fans) < measurement.sizes["item"]
     below = [f"{len(fans)} of {measurement.sizes['item']} series" if said else "", clock_of(measurement)]
     if any(below):

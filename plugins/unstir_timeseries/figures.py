@@ -11,31 +11,18 @@ import numpy as np
 import pandas as pd
 
 from unstir.errors import UserError
+from unstir.plugin.canvas import INK, MOST, QUIET, label_left, legend, plain, plain_axes, sheet, style, titled
 from unstir.plugin.protocols import Case, Drawn, Estimate, RunView
+from unstir.plugin.view import best, compared, spread
 from unstir_timeseries.calibration import Coverage
-from unstir_timeseries.canvas import (
-    INK,
-    MOST,
-    QUIET,
-    clock_of,
-    has_calendar,
-    label_left,
-    legend,
-    plain,
-    plain_axes,
-    sheet,
-    style,
-    time_axis,
-    titled,
-    units_of,
-)
+from unstir_timeseries.canvas import clock_of, has_calendar, time_axis, units_of
 from unstir_timeseries.drawing import Fan, fan_of, share_limits
 from unstir_timeseries.figures_generated import Leads, Synthetic
 from unstir_timeseries.figures_scores import Scores
 from unstir_timeseries.figures_spread import Calibration
 from unstir_timeseries.figures_steps import Steps
 from unstir_timeseries.metrics import crps_by_step
-from unstir_timeseries.view import View, best, compared, crps_of, has_spread, spread, views
+from unstir_timeseries.view import View, crps_of, has_spread
 
 __all__ = ["Calibration", "Fans", "Leads", "PerHorizon", "Scores", "Steps", "Synthetic", "Windows"]
 
@@ -79,7 +66,7 @@ class Fans:
 
     def draw(self, run: RunView) -> Iterator[Drawn]:
         """One picture a window and setting."""
-        for view in views(run):
+        for view in View.each(run):
             keys = list(run.cases())
             for place in spread(len(keys), self.windows):
                 found = {label: run.estimate(label, keys[place], view.setting) for label in view.asked(self.methods)}
@@ -125,7 +112,7 @@ class Fans:
                 for axes in panels:
                     axes.xaxis.get_offset_text().set_visible(False)
         figure.align_ylabels(grid)
-        legend(figure, grid)
+        legend(figure, grid, first="observed")
         if clock_of(measurement):
             figure.supxlabel(clock_of(measurement), fontsize=8, color=QUIET)
         begin = str(case.context.get("origin", "")) or str(measurement["time"].values[-1])[:16]
@@ -176,7 +163,7 @@ class PerHorizon:
     def draw(self, run: RunView) -> Iterator[Drawn]:
         """One picture; none where no horizon was asked for."""
         found: dict[str, dict[str, Any]] = {}
-        for view in views(run):
+        for view in View.each(run):
             scored = {view.titles[label]: crps_by_step(pairs) for label, pairs in view.answered(self.methods) if forecasts(pairs)}
             if known := {title: line for title, line in scored.items() if np.isfinite(line).any()}:
                 found[view.words] = known
@@ -241,7 +228,7 @@ class Windows:
 
     def draw(self, run: RunView) -> Iterator[Drawn]:
         """One picture a setting; none of a single window."""
-        for view in views(run):
+        for view in View.each(run):
             records, totals = [], {}
             for label, pairs in view.answered(self.methods):
                 title = view.titles[label]

@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 
 from unstir.errors import MissingExtra
+from unstir.plugin.canvas import INK, MOST, QUIET, WIDTH, legend, plain, plain_axes, sheet, style, titled
 from unstir.plugin.protocols import Case, Drawn, Estimate, RunView
-from unstir_timeseries.canvas import FOUND, INK, MOST, QUIET, WIDTH, Array, legend, plain, plain_axes, sheet, style, titled
-from unstir_timeseries.view import View, spread, views
+from unstir.plugin.view import spread
+from unstir_timeseries.canvas import FOUND, Array
+from unstir_timeseries.view import View
 
 if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
@@ -37,7 +39,7 @@ class Synthetic:
 
     def draw(self, run: RunView) -> Iterator[Drawn]:
         """One picture a panel and setting; none without held-out windows."""
-        for view in views(run):
+        for view in View.each(run):
             for case in view.cases():
                 found = {label: run.estimate(label, case.key, view.setting) for label in view.asked(self.methods)}
                 held = {view.titles[label]: one for label, one in found.items() if one is not None and "windows" in one.data}
@@ -146,7 +148,7 @@ class Leads:
 
     def draw(self, run: RunView) -> Iterator[Drawn]:
         """One picture a heart rate and setting."""
-        for view in views(run):
+        for view in View.each(run):
             keys = list(run.cases())
             for place in spread(len(keys), self.cases):
                 case = run.case(keys[place], view.setting)

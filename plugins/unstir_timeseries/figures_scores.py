@@ -13,29 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
+from unstir.plugin.canvas import DASHES, INK, QUIET, WIDTH, legend, plain, plain_axes, style, tint, titled
 from unstir.plugin.protocols import Case, Drawn, Estimate, RunView
+from unstir.plugin.view import plural, spread
 from unstir_timeseries.anomaly_task import AUROC, judged
-from unstir_timeseries.canvas import (
-    DASHES,
-    EVENT,
-    INK,
-    QUIET,
-    WIDTH,
-    Array,
-    axis_of,
-    clock_of,
-    has_calendar,
-    legend,
-    plain,
-    plain_axes,
-    style,
-    time_axis,
-    tint,
-    titled,
-    units_of,
-)
+from unstir_timeseries.canvas import EVENT, Array, axis_of, clock_of, has_calendar, time_axis, units_of
 from unstir_timeseries.drawing import draw_scores
-from unstir_timeseries.view import View, plural, spread, views
+from unstir_timeseries.view import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +45,7 @@ class Scores:
 
     def draw(self, run: RunView) -> Iterator[Drawn]:
         """One picture a data set and setting; none where no label is known."""
-        for view in views(run):
+        for view in View.each(run):
             keys = list(run.cases())
             for place in spread(len(keys), self.cases):
                 case = run.case(keys[place], view.setting)

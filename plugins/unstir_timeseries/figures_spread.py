@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from unstir.plugin.canvas import INK, QUIET, plain_axes, sheet, tint, titled
 from unstir.plugin.protocols import Case, Drawn, Estimate, RunView
+from unstir.plugin.view import best, plural
 from unstir_timeseries.calibration import Coverage, bounds_of, coverage_curve
-from unstir_timeseries.canvas import FOUND, INK, QUIET, plain_axes, sheet, tint, titled
+from unstir_timeseries.canvas import FOUND
 from unstir_timeseries.pooling import answers
 from unstir_timeseries.scores import binomial_bar, pit_histogram
-from unstir_timeseries.view import View, best, crps_of, has_spread, plural, views
+from unstir_timeseries.view import View, crps_of, has_spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +40,7 @@ class Calibration:
 
     def draw(self, run: RunView) -> Iterator[Drawn]:
         """One picture a setting; none where every method gives points."""
-        for view in views(run):
+        for view in View.each(run):
             found = {
                 label: Spread.of(view.titles[label], pairs) for label, pairs in view.answered(self.methods) if has_spread(pairs[0][0].data)
             }

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from unstir.errors import UserError
+from unstir.plugin.canvas import INK, MOST, QUIET, label_left, plain_axes, sheet, tint, titled
 from unstir.plugin.protocols import Drawn, RunView
-from unstir_timeseries.canvas import FOUND, INK, MOST, QUIET, label_left, plain_axes, sheet, tint, titled
+from unstir_timeseries.canvas import FOUND
 from unstir_timeseries.metrics import CRPS
-from unstir_timeseries.view import View, views
+from unstir_timeseries.view import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,7 +93,7 @@ class Steps:
 
     def draw(self, run: RunView) -> Iterator[Drawn]:
         """One picture a setting; none without evaluations."""
-        for view in views(run):
+        for view in View.each(run):
             families = self.families(view)[:MOST]
             if families:
                 yield self.picture(view, families)

@@ -3,7 +3,9 @@
     x (B, N, F)   kinds of atoms one-hot, or degrees one-hot where nodes have no kinds;     a (B, N, N)   the kind of each edge as a number
 
 The moments of a set are kept with its model: a start that has them closes the gap between the published start and the end of the process,
-    x_T ~ N(alpha mean, alpha^2 variance + sigma^2).
+
+    x_T ~ N(alpha mean, alpha^2 variance + sigma^2)
+
 Reference: Jo et al. 2022 (GDSS), arXiv:2202.02514.
 """
 

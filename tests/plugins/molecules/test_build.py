@@ -310,3 +310,21 @@ def test_a_worker_that_dies_is_said(monkeypatch):
     monkeypatch.setattr(processes, "SMALL", 1)
     with pytest.raises(RuntimeError, match="a worker process ended with 1: TypeError"):
         processes.mapped(max, [1, "a", 2, "b"], workers=2, chunk=2)
+
+
+def test_a_set_knows_of_pieces_that_the_first_fault_hides():
+    """A carbon with five bonds beside a lone oxygen: the problem is valence, and it is in two pieces all the same."""
+    from unstir_molecules.judge import are_whole, judge
+    from unstir_molecules.molecules import built_set
+
+    x, e = torch.zeros(3, 4, dtype=torch.long), torch.zeros(3, 4, 4, dtype=torch.long)
+    x[1, 3] = 1
+    for a, b, order in ((0, 1, 3), (1, 2, 2)):
+        e[1, a, b] = e[1, b, a] = order
+        e[0, a, b] = e[0, b, a] = 1
+    both = Dense.of(x, e, torch.tensor([3, 4, 1]))
+    data = built_set(rebuilt(both, Vocabulary(("C", "O"), largest=4)))
+    assert data["problem"].values.tolist() == ["", "valence", ""]
+    assert data["fragments"].values.tolist() == [1, 2, 1]
+    assert are_whole(data).tolist() == [True, False, True]
+    assert judge(data, []).whole == 2

@@ -15,11 +15,14 @@ from matplotlib.dates import date2num
 from matplotlib.text import Text
 
 from unstir.errors import DataError, MissingExtra, UserError
+from unstir.plugin.canvas import INK
+from unstir.plugin.page import shown
 from unstir.plugin.protocols import Case, Drawn, Estimate, Figure
+from unstir.plugin.view import best, compared, setting_words, spread
 from unstir_timeseries import page as pages_module
 from unstir_timeseries.anomaly_task import AUROC, Anomaly
 from unstir_timeseries.calibration import Coverage, coverage_curve
-from unstir_timeseries.canvas import FOUND, INK
+from unstir_timeseries.canvas import FOUND
 from unstir_timeseries.drawing import central, fan_chart, gaps_of, peaks, runs, score_chart
 from unstir_timeseries.ecg.leads import complete
 from unstir_timeseries.ecg.records import dataset as records
@@ -31,7 +34,7 @@ from unstir_timeseries.quality import ACFDistance, SpectrumDistance
 from unstir_timeseries.scores import binomial_bar
 from unstir_timeseries.synthesis import RealWindows, Synthesise
 from unstir_timeseries.tasks import Forecast, Impute
-from unstir_timeseries.view import best, compared, crps_of, setting_words, spread
+from unstir_timeseries.view import crps_of
 
 H = 6
 METHODS = {"naive": (0.0, 0, 1.5), "honest": (1.0, 0, 0.6), "narrow": (0.4, 20, 0.5), "wide": (2.5, 20, 0.5)}
@@ -867,4 +870,4 @@ def test_the_page_says_how_it_was_made(tmp_path, picture):
     ],
 )
 def test_values_are_written_for_readers(value, seen):
-    assert pages_module.shown(value) == seen
+    assert shown(value) == seen
