@@ -5,6 +5,7 @@ What is shown is never picked: the first samples of a method, molecules spread e
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ __all__ = ["Failures", "PropertyLaws", "Structures"]
 
 
 @dataclass(frozen=True)
-class OfMolecules:
+class OfMolecules(ABC):
     """What the pictures of molecules share.
 
     Args:
@@ -61,6 +62,7 @@ class OfMolecules:
                 if held:
                     yield self.picture(view, case, dict(list(held.items())[-max(self.most, len(self.methods)) :]))
 
+    @abstractmethod
     def picture(self, view: View, case: Case, estimates: Mapping[str, Estimate]) -> Drawn:
         """The picture of one set.
 
@@ -69,7 +71,6 @@ class OfMolecules:
             case: whose.
             estimates: by title.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

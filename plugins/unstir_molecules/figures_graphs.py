@@ -5,6 +5,7 @@ Places of the nodes are those of a spring layout with a fixed seed; what is show
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ STATISTICS = {"degree": "degree", "clustering": "clustering coefficient", "eigen
 
 
 @dataclass(frozen=True)
-class OfGraphs:
+class OfGraphs(ABC):
     """What the pictures of graphs share.
 
     Args:
@@ -64,6 +65,7 @@ class OfGraphs:
                 if last:
                     yield self.picture(view, case, {title: Graphs.of_dataset(one.data) for title, one in last})
 
+    @abstractmethod
     def picture(self, view: View, case: Case, made: Mapping[str, Graphs]) -> Drawn:
         """The picture of one set.
 
@@ -72,7 +74,6 @@ class OfGraphs:
             case: whose.
             made: graphs by title.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ BYTES = 40
 
 
 @dataclass(frozen=True)
-class MakeSets:
+class MakeSets(ABC):
     """What the commands that make sets share.
 
     Args:
@@ -131,6 +132,7 @@ class MakeSets:
         """
         return method_of(prior, nodes=self.nodes, steps=self.steps, model=self.model)
 
+    @abstractmethod
     def real(self, prior: Any, said: list[str]) -> tuple[xr.Dataset | None, xr.Dataset | None]:
         """Training and test set of a model, ``None`` where they are not to be had.
 
@@ -138,8 +140,8 @@ class MakeSets:
             prior: the model.
             said: where they come from is added.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def written(self, out: Path, made: Made) -> dict[str, Any]:
         """Judge a set and write what there is to know of it.
 
@@ -147,7 +149,6 @@ class MakeSets:
             out: the folder.
             made: the set.
         """
-        raise NotImplementedError
 
     def facts(self, made: Made) -> dict[str, Any]:
         """How a set was made, for its page.

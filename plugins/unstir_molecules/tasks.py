@@ -7,6 +7,7 @@ own set is split by a hash of each molecule (of each isomorphism class of graphs
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from unstir.plugin.protocols import Case, Estimate
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(ABC):
     """What both tasks share.
 
     Args:
@@ -57,6 +58,7 @@ class Generation:
             key = str(item.attrs.get("key", "set")).lower()
             yield Case(key, test, train, {"count": self.count, "facts": facts | dict(item.attrs.get("facts", {}))})
 
+    @abstractmethod
     def part(self, item: xr.Dataset, name: str) -> xr.Dataset:
         """The training or the test part of a set.
 
@@ -67,15 +69,14 @@ class Generation:
         Raises:
             DataError: there is none.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def size(self, item: xr.Dataset) -> int:
         """Members of a set.
 
         Args:
             item: the set.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
