@@ -36,10 +36,10 @@ def test_every_format_gives_the_same_molecules(tmp_path, smiles):
         put(tmp_path / "d.csv", "id,SMILES\n" + "".join(f"{i},{text}\n" for i, text in enumerate(smiles))),
         put(tmp_path / "e.csv", "canonical_smiles;id\n" + "".join(f"{text};{i}\n" for i, text in enumerate(smiles))),
         put(tmp_path / "f.tsv", "\ufeffid\tsmiles\n" + "".join(f"{i}\t{text}\n" for i, text in enumerate(smiles))),
-        put(tmp_path / "g.smi.gz", gzip.compress(lines.encode())),
+        put(tmp_path / "g.smi.gz", gzip.compress(lines.encode(), mtime=0)),
         put(tmp_path / "h.csv.xz", lzma.compress(("smiles\n" + lines).encode())),
         sdf(tmp_path / "i.sdf", smiles),
-        put(tmp_path / "j.sdf.gz", gzip.compress((tmp_path / "i.sdf").read_bytes())),
+        put(tmp_path / "j.sdf.gz", gzip.compress((tmp_path / "i.sdf").read_bytes(), mtime=0)),
     ]
     for path in files:
         found = read(path)
@@ -130,7 +130,7 @@ def test_a_pickle_is_never_opened(tmp_path):
         ("a.xlsx", b"PK", "no suffix of a format of molecules"),
         ("a", b"CCO", "no suffix of a format of molecules"),
         ("a.smi", b"CC\xff\xfe\n", "no text in UTF-8"),
-        ("a.smi.gz", gzip.compress(b"CCO\n" * 99)[:-12], "is damaged"),
+        ("a.smi.gz", gzip.compress(b"CCO\n" * 99, mtime=0)[:-12], "is damaged"),
         ("a.csv.gz", b"smiles\nC\n", "is damaged"),
         ("a.sdf", b"no record\n", "has no molecule"),
     ],
