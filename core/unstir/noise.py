@@ -74,8 +74,12 @@ class NoiseSource:
             Tensor ``(len(indices), *shape)``.
         """
         unit = np.empty((len(self.indices), *shape))
-        for row, index in zip(unit, self.indices, strict=True):
-            self.generator(index, stream).standard_normal(out=row)
+        if self.indices:
+            generator, state = self.generator(self.indices[0], stream), _state(np.zeros(2, np.uint64))
+            for row, key in zip(unit, _keys(self.seed, self.indices, stream, self._draws[stream]), strict=True):
+                state["state"]["key"] = key
+                generator.bit_generator.state = state
+                generator.standard_normal(out=row)
         self._draws[stream] += 1
         return torch.from_numpy(unit).to(device=device, dtype=dtype)
 
@@ -95,10 +99,15 @@ class NoiseSource:
 
 
 def _key(seed: int, index: int, stream: str, draw: int) -> np.ndarray:
-    """The 128-bit Philox key, two uint64; every field has its own place or length, so no two tuples give one message."""
+    return _keys(seed, [index], stream, draw)[0]
+
+
+def _keys(seed: int, indices: Sequence[int], stream: str, draw: int) -> np.ndarray:
+    """The 128-bit Philox key of each index, two uint64; every field has its own place or length, so no two tuples give one message."""
     seed_bytes = seed.to_bytes(seed.bit_length() // 8 + 1, "little", signed=True)
-    message = struct.pack("<QQQ", index, draw, len(seed_bytes)) + seed_bytes + stream.encode()
-    return np.frombuffer(hashlib.blake2b(message, digest_size=16).digest(), dtype="<u8").astype(np.uint64)
+    tail = struct.pack("<QQ", draw, len(seed_bytes)) + seed_bytes + stream.encode()
+    found = b"".join([hashlib.blake2b(struct.pack("<Q", index) + tail, digest_size=16).digest() for index in indices])
+    return np.frombuffer(found, dtype="<u8").astype(np.uint64).reshape(-1, 2)
 
 
 def _state(key: np.ndarray) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def listed() -> list[dict[str, Any]]:
     for name, reference in registry.names("recipes").items():
         try:
             content = document.read(registry.path("recipes", name), name).content
-            does = "run" if content.get("methods") else "train" if content.get("train") else "?"
+            does = ", ".join(verb for verb, key in (("run", "methods"), ("train", "train")) if content.get(key)) or "?"
             title = str(content.get("title") or "")
         except UnstirError as error:
             does, title = "?", f"cannot be read: {error}"

@@ -194,9 +194,11 @@ def _answer(desk: Bench, job: Job, record: dict[str, Any], progress: Report | No
     if not isinstance(estimate, Estimate):
         raise PluginError(f"method {job.method!r} must return an Estimate, got {type(estimate).__name__}")
     costs = {"nfe": float(estimate.nfe), "seconds": seconds, "memory": peak.megabytes}
+    began = time.perf_counter()
     scores = judge(assembly.metrics, estimate, case) if case.truth is not None else []
+    costs["judging"] = time.perf_counter() - began
     scores += [_row(info, Score(costs[info.key])) for info in COSTS]
-    record |= {"nfe": int(estimate.nfe), "seconds": seconds, "memory": peak.megabytes, "info": estimate.info, "scores": scores}
+    record |= {**costs, "nfe": int(estimate.nfe), "info": estimate.info, "scores": scores}
     return desk.folder.commit(job.stem, record, lambda stem: write_estimate(estimate, case, assembly.task, stem))
 
 

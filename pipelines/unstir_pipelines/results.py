@@ -19,7 +19,7 @@ from unstir.plugin.protocols import MetricInfo, Setting
 from unstir_pipelines.jobs import COSTS
 from unstir_pipelines.pairing import Difference, Scored, paired_difference
 from unstir_pipelines.settings import expand, folder_name
-from unstir_pipelines.store import RunFolder
+from unstir_pipelines.store import RECORD, RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -377,3 +377,31 @@ def shown(number: Number | None, metric: str, digits: int | None = None) -> str:
         return f"{number.mean:.2e} ±{number.half:.0e}" if has_interval else f"{number.mean:.2e}"
     digits = number.decimals() if digits is None else digits
     return f"{number.mean:.{digits}f}" + (f" ±{number.half:.{digits}f}" if has_interval else "")
+
+
+def records(results: Results) -> list[dict[str, Any]]:
+    """Records of all jobs of a run, setting by setting, each with ``folder``, where its files lie."""
+    order = {setting_key(setting): index for index, setting in enumerate(results.settings)}
+    found = []
+    for path in sorted(results.folder.glob(f"estimates/**/*{RECORD}")):
+        try:
+            record = json.loads(path.read_text())
+        except ValueError:
+            continue
+        found.append(record | {"folder": path.parent.relative_to(results.folder).as_posix()})
+    return sorted(found, key=lambda record: order.get(setting_key(record.get("setting") or {}), len(order)))
+
+
+def spent(results: Results) -> tuple[float, float]:
+    """Seconds that the methods of a run took, and seconds that judging their estimates took."""
+    kept = records(results)
+    seconds, judging = (sum(float(record.get(key) or 0) for record in kept) for key in ("seconds", "judging"))
+    return seconds, judging
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -224,7 +224,8 @@ def _run_jobs(run: Run, desk: Bench, todo: list[Job], finished: set[str], means:
     def ended(job: Job, record: Mapping[str, Any]) -> None:
         if record["status"] == "done":
             finished.add(job.stem)
-            store.log("job_finished", job=str(job), seconds=round(record["seconds"], 4), nfe=record["nfe"])
+            times = {key: round(record[key], 4) for key in ("seconds", "judging")}
+            store.log("job_finished", job=str(job), nfe=record["nfe"], **times)
             if is_observed:
                 estimate = store.estimate(job.stem, desk.assembly(job.setting).task)
                 registry.call("case_finished", run=run, label=job.method, case=desk.cases(job.setting).get(job.case), estimate=estimate)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from unstir_pipelines.results import COST_KEYS, Number, as_float, digits_of, headed, read, setting_title, shown
+from unstir_pipelines.results import COST_KEYS, Number, as_float, digits_of, duration, headed, read, setting_title, shown, spent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,6 +160,9 @@ def terminal(folder: Path) -> TextTable:
         if columns:
             groups.append((setting_title(setting), columns))
     notes = [results.note()]
+    seconds, judging = spent(results)
+    if judging >= 1:
+        notes.append(f"The methods took {duration(seconds)}, judging what they gave {duration(judging)}.")
     if any(cell.strip() == "–" for _, columns in groups for column in columns for cell in column.cells):
         notes.append("– is a job that gave no number: the report says why.")
     return TextTable("method", [results.titled(label) for label in results.labels], groups, notes)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from unstir.errors import DataError, UnstirError, UserError
-from unstir.plugin.chain import Chain, part
+from unstir.errors import DataError, UserError
+from unstir.plugin.chain import Chain
+from unstir.plugin.files import Job, one_by_one
+from unstir.plugin.options import not_negative
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir.plugin.results import together
 from unstir_medical import sinograms
@@ -89,10 +91,7 @@ class Reconstruct:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("pixel_mm", "detector_mm", "slice_mm", "noise_sigma", "size", "seed"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{name} must not be negative, got {value}")
+        not_negative(self, "pixel_mm", "detector_mm", "slice_mm", "noise_sigma", "size", "seed")
         self.task(2)
 
     def __call__(self, files: Sequence[Path], out: Path, *, device: str = "cpu", progress: Progress = None) -> dict[str, Any]:
@@ -114,43 +113,23 @@ class Reconstruct:
         if not files:
             raise UserError("name at least one sinogram or volume, as unstir apply medical/reconstruct chest.nii.gz --out reconstructed")
         chain = self.chain(device)
-        results: list[dict[str, Any]] = []
-        faults: list[UnstirError] = []
-        out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
-        inputs = {Path(file).resolve() for file in files}
-        for number, file in enumerate(files):
-            told = part(progress, number, len(files))
-            try:
-                results.append(self.one(Path(file), chain, out, inputs, told))
-            except UnstirError as error:
-                faults.append(error)
-            if told is not None:
-                told(1, 1)
-            inputs |= {Path(path).resolve() for result in results for path in result["files"]}
-        if len(files) == 1 and faults:
-            raise faults[0]
-        if faults:
-            done = f"the other {len(results)} in {out}" if results else "none was"
-            raise DataError(f"{len(faults)} of {len(files)} files were not reconstructed ({done}): {'; '.join(map(str, faults))}")
-        said = [f"{result['source']}: {result['method']} on {result['grid']}" for result in results]
-        said += [f"{result['source']}: {note}" for result in results for note in result["notes"]]
-        return {"files": [path for result in results for path in result["files"]], "said": said, "results": results}
+        return one_by_one(files, out, progress, lambda job: self.one(job, chain), "reconstructed")
 
     def chain(self, device: str) -> Chain:
         """The method asked for, with those it starts from."""
         return Chain.of(RECIPE, self.method, options=self.options, checkpoint=self.checkpoint, device=device)
 
-    def one(self, file: Path, chain: Chain, out: Path, taken: set[Path], progress: Progress) -> dict[str, Any]:
+    def one(self, job: Job, chain: Chain) -> dict[str, Any]:
         """Reconstruct one file and write its results."""
-        started = time.perf_counter()
+        started, file = time.perf_counter(), job.file
         is_sinogram = self.kind == "sinogram" or (self.kind == "auto" and sinograms.is_sinogram(file, has_angles=bool(self.angles)))
         case, notes = self.measured(file, known_to(chain)) if is_sinogram else self.simulated(file, known_to(chain))
         check(chain, case)
-        estimate = chain(case, self.seed, progress)
+        estimate = chain(case, self.seed, job.progress)
         card = self.card(file, case, estimate, chain) | {"kind": "sinogram" if is_sinogram else "volume", "notes": notes}
         card["seconds"] = round(time.perf_counter() - started, 2)
-        return card | {"files": [str(path) for path in write(case, estimate, chain.label, card, out, taken)]}
+        written = [str(path) for path in write(case, estimate, chain.label, card, job)]
+        return card | {"files": written, "said": [f"{card['method']} on {card['grid']}", *notes]}
 
     def measured(self, file: Path, known: Known) -> tuple[Case, list[str]]:
         """The case of a sinogram, on a grid that the prior knows, and what was done to get there."""
@@ -259,28 +238,20 @@ def working(cell: float, known: tuple[float, float], middle: float) -> float:
     return min(fit, key=lambda size: abs(math.log(size / middle))) if fit else middle
 
 
-def write(case: Case, estimate: Estimate, label: str, card: Mapping[str, Any], out: Path, taken: set[Path]) -> list[Path]:
-    """Write volume, picture and card under names of their own: all of them, or none.
-
-    Raises:
-        DataError: a result would take the place of a file that was given.
-    """
+def write(case: Case, estimate: Estimate, label: str, card: Mapping[str, Any], job: Job) -> list[Path]:
+    """Write volume, picture and card under names of their own: all of them, or none."""
     from unstir_medical import writers
     from unstir_medical.drawing import slices_picture, window_of
     from unstir_medical.scene import Scene
 
     restored = volumes.restore(estimate.data)
-    stem = f"{case.key}-reconstruction"
-    count = 1
-    while (out / f"{stem}.nii.gz").resolve() in taken:
-        count += 1
-        stem = f"{case.key}-reconstruction-{count}"
+    stem = job.free(f"{case.key}-reconstruction", ".nii.gz")
     shown = Scene(case, {}, {label: estimate}, {label: label}, {})
     picture = slices_picture(shown, window_of(shown))
-    with together(out) as made:
+    with together(job.out) as made:
         names = writers.write(restored, made.folder / f"{stem}.nii.gz", card=card)
         if "hu_std" in restored:
             names += writers.write(restored, made.folder / f"{stem}-std.nii.gz", variable="hu_std")
         names.append(made.folder / f"{stem}.png")
         picture.savefig(names[-1], dpi=160, bbox_inches="tight", metadata={"Software": None})
-    return [out / name.name for name in names]
+    return [job.out / name.name for name in names]

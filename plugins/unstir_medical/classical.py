@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unstir.errors import UserError
 from unstir.operator.tv import admm_tv
+from unstir.plugin.options import at_least, not_negative, one_of
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir_medical.ct.fbp import Window
 from unstir_medical.tasks import reconstruction
@@ -49,8 +50,7 @@ class FBP:
     uses_prior: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.filter not in get_args(Window):
-            raise UserError(f"filter must be one of {', '.join(get_args(Window))}, got {self.filter!r}")
+        one_of(self, filter=Window)
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """Reconstruct; ``info`` says filter and clipping."""
@@ -85,8 +85,7 @@ class SIRT:
     uses_prior: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise UserError(f"iterations must be at least 1, got {self.iterations}")
+        at_least(self, iterations=1)
         if not 0 < self.relaxation < 2:
             raise UserError(f"relaxation must be above 0 and below 2, got {self.relaxation}")
 
@@ -190,11 +189,8 @@ class AdmmTV:
         for name, value in (("lam", self.lam), ("rho", self.rho)):
             if value != "auto" and not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
                 raise UserError(f"{name} must be above 0 or 'auto', got {value!r}")
-        for name, count in (("outer", self.outer), ("cg", self.cg)):
-            if count < 1:
-                raise UserError(f"{name} must be at least 1, got {count}")
-        if not (math.isfinite(self.z_weight) and self.z_weight >= 0):
-            raise UserError(f"z_weight must not be negative, got {self.z_weight}")
+        at_least(self, outer=1, cg=1)
+        not_negative(self, "z_weight")
         if self.boundary not in ("neumann", "periodic"):
             raise UserError(f"boundary must be neumann or periodic, got {self.boundary!r}")
         if self.start not in ("fbp", "zero"):

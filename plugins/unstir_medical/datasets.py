@@ -12,7 +12,8 @@ from typing import ClassVar
 
 import xarray as xr
 
-from unstir.errors import DataError, UserError
+from unstir.errors import DataError
+from unstir.plugin.options import at_least
 from unstir_data import fetch
 from unstir_medical.readers import read
 
@@ -31,8 +32,7 @@ class CardVolume:
     modality: ClassVar[str] = "CT"
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise UserError(f"every must be at least 1, got {self.every}")
+        at_least(self, every=1)
 
     def load(self) -> Iterator[xr.Dataset]:
         """The volume, dims (z, y, x), HU; ``attrs["key"]`` is the card's short name."""

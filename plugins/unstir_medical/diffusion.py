@@ -19,9 +19,10 @@ from torch import Tensor
 import unstir
 from unstir import checkpoint, names
 from unstir.denoiser import Denoiser, Sliced
-from unstir.errors import CheckpointError, UserError
+from unstir.errors import CheckpointError
 from unstir.guide import DPS as PosteriorGuide
 from unstir.guide import Guide
+from unstir.plugin.options import at_least, positive
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir.steer import AdmmTV, DataConsistency, Moment, Steer
 from unstir_medical import volume as volumes
@@ -108,12 +109,8 @@ class DiffusionReconstruction(ABC):
     uses_prior: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UserError(f"samples must be at least 1, got {self.samples}")
-        if self.chunk < 1:
-            raise UserError(f"chunk must be at least 1, got {self.chunk}")
-        if not 0 < self.start_level < math.inf:
-            raise UserError(f"start_level must be positive, got {self.start_level}")
+        at_least(self, samples=1, chunk=1)
+        positive(self, "start_level")
         names.solver(self.solver)
         names.grid(self.grid)
         if self.process:

@@ -5,25 +5,21 @@ D(x_t, t) of the middle slice of five,   u = (HU + 1000)/2000 clipped to [0, 1],
 
 from __future__ import annotations
 
-import json
 import platform
-import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from unstir import checkpoint, registry
+from unstir import registry
 from unstir.denoiser import NetworkDenoiser, Normaliser
 from unstir.errors import UserError
 from unstir.nn import UNet
 from unstir.process import EDM
 from unstir.space import Masked, Space
-from unstir.train import EMA, DenoisingLoss, LogUniform, Mixture, Schedule, Trainer
+from unstir.train import DenoiserTraining, DenoisingLoss, Ended, LogUniform, Mixture, Schedule, Trainer
 from unstir_medical import volume as volumes
 from unstir_medical.slabs import Slabs, Source, features, planes
 
@@ -37,6 +33,8 @@ HELD_OUT = ("medical/lung2", 24, 36)
 """Slices of lung2 that no slab of the training contains: 60 mm of the chest, for early stopping and the choice of options."""
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Noise levels (state unit) at which the held-out slab is denoised."""
+Held = tuple[np.ndarray, tuple[float, float, float]]
+"""HU at full resolution, and spacing in mm."""
 
 
 def network_config(widths: tuple[int, ...], blocks: int, context: int) -> dict[str, Any]:
@@ -48,7 +46,7 @@ def network_config(widths: tuple[int, ...], blocks: int, context: int) -> dict[s
 
 
 @dataclass(frozen=True)
-class CTPriorTraining:
+class CTPriorTraining(DenoiserTraining["TrainingSlabs"]):
     """Train the CT prior and write its checkpoint folder.
 
     Args:
@@ -93,52 +91,31 @@ class CTPriorTraining:
     every: int = 500
     seed: int = 0
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    registered: ClassVar[str] = "unet"
+    dtype: ClassVar[torch.dtype | None] = torch.float16
+    measure: ClassVar[str] = "psnr"
 
-    def run(
-        self, out: str | Path, *, device: str = "cpu", progress: Callable[[int, int], None] | None = None, resume: bool = False
-    ) -> Path:
-        """Train (or go on) in ``out/training`` and write the checkpoint to ``out``; validation goes to ``out/validation.jsonl``.
+    def load(self) -> tuple[list[Source], Held]:
+        """Training planes and the held-out slab."""
+        return self.data()
 
-        Returns:
-            The checkpoint folder.
-        """
-        out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
-        config = {key: value for key, value in asdict(self).items() if key not in ("steps", "decay", "every")}
-        training, held = self.data()
-        denoiser = self.denoiser(Masked("present"))
+    def sampler(self, item: tuple[list[Source], Held]) -> TrainingSlabs:
+        """What draws the slabs, and the held-out one."""
+        training, held = item
         slabs = Slabs(training, crop=self.crop, context=self.context, batch=self.batch, variants=self.variants, seed=self.seed)
-        started = time.monotonic()
+        return TrainingSlabs(slabs, held)
 
-        def validate(step: int, trainer: Trainer) -> None:
-            scores = held_out_psnr(self.averaged(trainer), held, self.context)
-            line = {"step": step, "seconds": round(time.monotonic() - started), "psnr": scores}
-            _log(out / "validation.jsonl", [*(old for old in _logged(out / "validation.jsonl") if old["step"] < step), line])
+    def trainer(self, sampler: TrainingSlabs, device: str = "cpu") -> Trainer:
+        """The core's trainer, ready to run; missing neighbours have no noise."""
+        times = Mixture(LogUniform(self.low, self.middle), LogUniform(self.middle, self.high), self.share)
+        schedule = Schedule(self.rate, self.warmup, self.decay, 0.02)
+        denoiser = self.denoiser(space=Masked("present"))
+        return self.prepared(denoiser, sampler.slabs, DenoisingLoss(times, "edm"), self.steps, schedule, device)
 
-        trainer = Trainer(
-            denoiser,
-            slabs,
-            DenoisingLoss(Mixture(LogUniform(self.low, self.middle), LogUniform(self.middle, self.high), self.share), "edm"),
-            self.steps,
-            Schedule(self.rate, self.warmup, self.decay, 0.02),
-            {"ema": EMA(decay=self.ema)},
-            self.seed,
-            accelerator="cuda" if device.startswith("cuda") else "cpu",
-            precision=self.precision,
-            every=self.every,
-            config=config,
-            on_save=validate,
-        )
-        trainer.run(out / "training", resume=resume, progress=progress)
-        if _last(out / "validation.jsonl").get("step") != self.steps:  # killed between the last state and its validation
-            validate(self.steps, trainer)
-        return self.write(out, trainer)
-
-    def data(self) -> tuple[list[Source], tuple[np.ndarray, tuple[float, float, float]]]:
+    def data(self) -> tuple[list[Source], Held]:
         """Training planes, and the held-out slab as (HU at full resolution, spacing)."""
         sources: list[Source] = []
-        held: tuple[np.ndarray, tuple[float, float, float]] | None = None
+        held: Held | None = None
         for name, weights in self.volumes.items():
             for item in registry.resolve("data", name)().load():
                 hu, spacing = item["hu"].values.astype(np.float32), volumes.spacing_of(item)
@@ -156,11 +133,13 @@ class CTPriorTraining:
             raise UserError(f"held_out names {self.held_out[0]}, which is not among the training volumes")
         return sources, held
 
-    def denoiser(self, space: Space | None = None) -> NetworkDenoiser:
+    def network(self, sampler: TrainingSlabs | None = None) -> dict[str, Any]:
+        """Keyword arguments of the network, whatever is learnt."""
+        return network_config(self.widths, self.blocks, self.context)
+
+    def denoiser(self, sampler: TrainingSlabs | None = None, space: Space | None = None) -> NetworkDenoiser:
         """The untrained denoiser; its weights depend on the seed alone. In training, missing neighbours have no noise (``space``)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = UNet(**network_config(self.widths, self.blocks, self.context))
+        network = self.untrained(UNet, self.network())
         return NetworkDenoiser(
             network,
             EDM(),
@@ -172,22 +151,33 @@ class CTPriorTraining:
             normaliser=Normaliser(-1000.0, 2000.0),
         )
 
-    def averaged(self, trainer: Trainer) -> NetworkDenoiser:
-        """The denoiser with the averaged weights, in evaluation mode."""
-        other = self.denoiser()
-        other.network.load_state_dict(trainer.averages["ema"].weights())
-        return other.eval()
+    def score(self, denoiser: NetworkDenoiser, sampler: TrainingSlabs) -> dict[str, float]:
+        """PSNR of the denoised held-out slab at `LEVELS`, dB."""
+        return held_out_psnr(denoiser, sampler.held, self.context)
 
-    def write(self, out: Path, trainer: Trainer) -> Path:
-        """The checkpoint of the averaged weights, in half precision on disk."""
-        denoiser = self.averaged(trainer)
-        denoiser.card = card(self, _last(out / "validation.jsonl"))
-        facts = {"window_hu": [-1000, 1000], "pixel_mm": [1.7, 3.0], "slice_distance_mm": [3.0, 6.0], "noise": [self.low, self.high]}
-        config = network_config(self.widths, self.blocks, self.context)
-        return checkpoint.save(denoiser, out, network="unet", config=config, dtype=torch.float16, facts=facts)
+    def card(self, ended: Ended[TrainingSlabs]) -> str:
+        """The model card."""
+        return card(self, ended.found)
+
+    def facts(self, ended: Ended[TrainingSlabs]) -> dict[str, Any]:
+        """Window and grids it was trained on, and levels of noise."""
+        return {"window_hu": [-1000, 1000], "pixel_mm": [1.7, 3.0], "slice_distance_mm": [3.0, 6.0], "noise": [self.low, self.high]}
 
 
-def held_out_psnr(denoiser: NetworkDenoiser, held: tuple[np.ndarray, tuple[float, float, float]], context: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class TrainingSlabs:
+    """Slabs to train on.
+
+    Args:
+        slabs: draws them.
+        held: the held-out slab.
+    """
+
+    slabs: Slabs
+    held: Held
+
+
+def held_out_psnr(denoiser: NetworkDenoiser, held: Held, context: int) -> dict[str, float]:
     """PSNR (dB, range 1) of the denoised held-out slab at `LEVELS`, 4 x 4 block means, neighbours zero beyond its ends."""
     hu, (dz, dy, _) = held
     side = min(hu.shape[1:]) // 4 * 4
@@ -206,9 +196,9 @@ def held_out_psnr(denoiser: NetworkDenoiser, held: tuple[np.ndarray, tuple[float
     return scores
 
 
-def card(training: CTPriorTraining, validation: Mapping[str, Any]) -> str:
+def card(training: CTPriorTraining, psnr: Mapping[str, float]) -> str:
     """The model card of a finished training."""
-    levels = ", ".join(f"{value:.2f} dB at {level}" for level, value in validation.get("psnr", {}).items())
+    levels = ", ".join(f"{value:.2f} dB at {level}" for level, value in psnr.items())
     names = ", ".join(training.volumes)
     width = " / ".join(map(str, training.widths))
     return f"""# medical/ct-prior
@@ -226,24 +216,3 @@ recipe `unstir train medical/ct-prior`.
 - **Licence**: Apache-2.0 for the weights; the training data keep their own (see `unstir data list`).
 - **Limits**: four adult patients, chest to pelvis. It has seen no head, no child, no implant beyond a little metal. Not a medical device.
 """
-
-
-def _logged(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log that are whole."""
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with suppress(ValueError):
-            found.append(json.loads(line))
-    return found
-
-
-def _log(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Write a log, whole or not at all."""
-    part = path.with_name(path.name + ".tmp")
-    part.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    part.replace(path)
-
-
-def _last(path: Path) -> Mapping[str, Any]:
-    """The last whole line of a log."""
-    return (_logged(path) or [{}])[-1]

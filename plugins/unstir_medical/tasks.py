@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unstir.errors import DataError, UserError
+from unstir.plugin.options import not_negative, one_of, positive
 from unstir.plugin.protocols import Case, Estimate
 from unstir_medical import volume as volumes
 from unstir_medical.ct.geometry import ParallelGeometry, equal_angles
@@ -72,19 +73,11 @@ class ParallelBeamTask:
     def __post_init__(self) -> None:
         if self.size < 2:
             raise UserError(f"size must be at least 2 pixels, got {self.size}")
-        for name, value, allowed in (("simulation", self.simulation, get_args(Simulation)), ("noise", self.noise, get_args(Noise))):
-            if value not in allowed:
-                raise UserError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        one_of(self, simulation=Simulation, noise=Noise)
         if not 2 <= self.fine <= 8:
             raise UserError(f"fine must be between 2 and 8 parts a pixel, got {self.fine} (simulation: same does not refine)")
-        for name, number in (("relative", self.relative), ("electronic", self.electronic), ("detectors", self.detectors)):
-            if not (np.isfinite(number) and number >= 0):
-                raise UserError(f"{name} must not be negative, got {number}")
-        for name, number in (("i0", self.i0), ("mu_water", self.mu_water)):
-            if not (np.isfinite(number) and number > 0):
-                raise UserError(f"{name} must be positive, got {number}")
-        if self.noise_seed < 0:
-            raise UserError(f"noise_seed must not be negative, got {self.noise_seed}")
+        not_negative(self, "relative", "electronic", "detectors", "noise_seed")
+        positive(self, "i0", "mu_water")
         self.angles()
 
     def angles(self) -> tuple[float, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import xarray as xr
 
 from unstir.errors import DataError, UserError
+from unstir.plugin.results import write_whole
 from unstir_medical import volume as volumes
 from unstir_medical.readers.extra import needs
 
@@ -59,10 +59,10 @@ def write(volume: xr.Dataset, path: str | Path, *, card: Mapping[str, Any] | Non
     written = [path]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _atomic(path, encode(volume, values, suffix))
+        write_whole(path, encode(volume, values, suffix))
         if card is not None or suffix == ".npy":
             beside = path.with_name(path.name[: -len(suffix)] + ".json")
-            _atomic(
+            write_whole(
                 beside, (json.dumps({**(card or {}), "geometry": geometry(volume)}, indent=1, sort_keys=True, default=str) + "\n").encode()
             )
             written.append(beside)
@@ -138,19 +138,3 @@ def _npz(volume: xr.Dataset, values: np.ndarray, suffix: str) -> bytes:
     arrays = {key: np.asarray(grid[key]) for key in ("spacing_mm", "affine", "orientation", "modality")}
     np.savez_compressed(buffer, volume=np.ascontiguousarray(values), **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
-
-
-def _atomic(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)

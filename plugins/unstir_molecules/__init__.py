@@ -34,6 +34,7 @@ def unstir_methods() -> dict[str, str]:
     molecules = {"n-gram": "ngram:NGram", "training-set": "ngram:TrainMolecules"}
     molecules |= {"last-frame": "trajectories.baselines:LastFrame", "constant-velocity": "trajectories.baselines:ConstantVelocity"}
     molecules |= {"linear": "trajectories.baselines:Linear", "geotdm": "trajectories.generation:GeoTDM"}
+    molecules |= {"property-training": "property_training:PropertyTraining"}
     molecules |= {"geotdm-training": "trajectories.training:GeoTDMTraining"}
     graphs = {"erdos-renyi": "ErdosRenyi", "configuration-model": "ConfigurationModel", "training-set": "TrainGraphs"}
     both = {"discrete": "discrete:Discrete", "discrete-training": "discrete:DiscreteTraining"}
@@ -64,6 +65,7 @@ def unstir_figures() -> dict[str, str]:
     """Structures, laws of properties and faults of molecules; drawings and statistics of graphs."""
     molecules = {"grid": "Structures", "properties": "PropertyLaws", "failures": "Failures"}
     made = {f"molecules/{name}": f"unstir_molecules.figures:{cls}" for name, cls in molecules.items()}
+    made |= {"molecules/steps": "unstir_molecules.figures_steps:Steps"}
     graphs = {"grid": "DrawnGraphs", "statistics": "Statistics"}
     return made | {f"graphs/{name}": f"unstir_molecules.figures_graphs:{cls}" for name, cls in graphs.items()}
 
@@ -74,6 +76,7 @@ def unstir_networks() -> dict[str, str]:
     return {
         "molecules/graph-transformer": "unstir_molecules.transformer:GraphTransformer",
         "molecules/gdss": "unstir_molecules.gdss.networks:GDSSNetwork",
+        "molecules/property": "unstir_molecules.property_guidance:PropertyNetwork",
         "molecules/pard": "unstir_molecules.pard.network:PARDNetwork",
         "molecules/geotdm": "unstir_molecules.trajectories.network:GeoTDMNetwork",
         "molecules/hypdiff": "unstir_molecules.hyperbolic.network:HypDiffNetwork",
@@ -90,9 +93,18 @@ def unstir_processes() -> dict[str, str]:
 def unstir_recipes() -> dict[str, str]:
     """Molecules, graphs, and the trainings."""
     molecules = {"generate": "generate", "qm9": "qm9", "qm9-discrete-training": "qm9-discrete-training"}
-    molecules |= {"springs": "springs", "charges": "charges"}
+    molecules |= {name: name for name in ("qm9-steps", "qm9-steering", "qm9-gdss-training", "qm9-pard-training", "springs", "charges")}
     made = {f"molecules/{name}": f"unstir_molecules:recipes/{file}.yaml" for name, file in molecules.items()}
-    return made | {"graphs/community": "unstir_molecules:recipes/community.yaml"}
+    graphs = {name: name for name in ("community", "ego-small", "enzymes", "grid", "community-small-gdss-training")}
+    graphs |= {"generate": "generate-graphs"}
+    return made | {f"graphs/{name}": f"unstir_molecules:recipes/{file}.yaml" for name, file in graphs.items()}
+
+
+@hookimpl
+def unstir_checkpoints() -> dict[str, str]:
+    """Small models of QM9 in three ways, and GDSS of small communities."""
+    found = ("molecules/qm9-discrete", "molecules/qm9-gdss", "molecules/qm9-pard", "graphs/community-small-gdss")
+    return {name: f"unstir_data:checkpoints/{name}" for name in found}
 
 
 @hookimpl

@@ -34,9 +34,11 @@ class MakeMolecules(MakeSets):
         seed: of everything drawn.
         maximise: a reward: "qed", "logp", "sa", "similarity:SMILES"; empty for none.
         scaffold: SMILES that every molecule holds.
-        by: how the reward is raised: "svdd" (each sample by itself) or "fk" (particles).
+        by: how the reward is raised: "svdd" (each sample by itself), "fk" (particles); with a regressor "gradient" (its slope), "tds"
+            (particles that follow it).
         particles: proposals a step, or particles of a problem.
         temperature: in units of the reward; small is greedy.
+        regressor: a checkpoint of molecules/property-training for this model, for "gradient" and "tds".
 
     Raises:
         UserError: an option out of range, no such reward.
@@ -44,9 +46,10 @@ class MakeMolecules(MakeSets):
 
     maximise: str = ""
     scaffold: str = ""
-    by: Literal["svdd", "fk"] = "svdd"
+    by: Literal["svdd", "fk", "gradient", "tds"] = "svdd"
     particles: int = 8
     temperature: float = 0.05
+    regressor: str = ""
 
     name: ClassVar[str] = "molecules/generate"
     makes: ClassVar[str] = "molecules"
@@ -60,14 +63,14 @@ class MakeMolecules(MakeSets):
     @property
     def steering(self) -> dict[str, Any]:
         """Options of the steering."""
-        return {name: getattr(self, name) for name in ("maximise", "by", "particles", "temperature", "scaffold")}
+        return {name: getattr(self, name) for name in ("maximise", "by", "particles", "temperature", "scaffold", "regressor")}
 
     def method(self, prior: Any, said: list[str]) -> Any:
         """The method that draws of a model, steered as asked.
 
         Args:
             prior: the model.
-            said: sizes that the scaffold leaves are added.
+            said: what the scaffold does to the sizes is added.
 
         Raises:
             CheckpointError: there is none.
@@ -77,9 +80,12 @@ class MakeMolecules(MakeSets):
         made = method_of(prior, nodes=self.nodes, steps=self.steps, model=self.model, steering=steering)
         if not self.scaffold:
             return made
-        counts = {int(nodes): count for nodes, count in prior.facts["sizes"].items()}
+        counts = {int(nodes): count for nodes, count in (prior.facts["sizes"] or {prior.facts["nodes"]: 1}).items()}
         size = self.held(prior, max(counts))
-        if self.nodes or size <= min(counts):
+        if not hasattr(made, "nodes"):
+            said.append(f"molecules begin with the {size} atoms of the scaffold and grow on from them")
+            return made
+        if self.nodes or prior.facts["sizes"] is None or size <= min(counts):
             return made
         said.append(f"molecules have at least the {size} atoms of the scaffold")
         return replace(made, nodes=",".join(f"{nodes}:{count}" for nodes, count in counts.items() if nodes >= size))

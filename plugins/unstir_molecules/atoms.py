@@ -74,8 +74,8 @@ class Vocabulary:
         Raises:
             UserError: no molecule was left to learn from.
         """
+        from unstir_molecules.each import mapped
         from unstir_molecules.kekule import surveyed
-        from unstir_molecules.processes import mapped
 
         items = list(mols)
         texts = all(isinstance(item, str) for item in items)

@@ -12,6 +12,7 @@ Reference: Jo, Lee and Hwang 2022 (GDSS), arXiv:2202.02514.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,11 +24,11 @@ import torch
 from torch import Tensor
 
 from unstir.errors import DataError, UserError
-from unstir_molecules import kekule, processes, valence
+from unstir_molecules import each, kekule, valence
 from unstir_molecules.atoms import Vocabulary
 from unstir_molecules.dense import Dense
+from unstir_molecules.each import mapped
 from unstir_molecules.kekule import REASONS, kekulised
-from unstir_molecules.processes import mapped
 from unstir_molecules.valence import Keep
 
 __all__ = ["PROBLEMS", "REASONS", "Built", "Lost", "counted", "dense_of", "kekulised", "mols_of", "quantised", "rebuilt"]
@@ -99,6 +100,7 @@ def dense_of(mols: Sequence[Any], vocabulary: Vocabulary, size: int | None = Non
 
     Raises:
         UserError: ``size`` below 1.
+        DataError: padded to one size the graphs take more memory than there is.
     """
     nodes = vocabulary.largest if size is None else size
     if nodes < 1:
@@ -112,12 +114,28 @@ def dense_of(mols: Sequence[Any], vocabulary: Vocabulary, size: int | None = Non
     if not parts:
         parts = [kekule.flattened([], vocabulary, nodes)]
     sizes, kinds, counts, bonds = (np.concatenate([part[i] for part in parts]) for i in range(4))
+    _check_room(len(sizes), nodes)
     mask = np.arange(nodes) < sizes[:, None]
     x, e = np.zeros(mask.shape, dtype=np.int64), np.zeros((*mask.shape, nodes), dtype=np.int64)
     x[mask] = kinds
     at, (u, v, order) = np.repeat(np.arange(len(sizes)), counts), bonds.T
     e[at, u, v] = e[at, v, u] = order
     return Dense(torch.from_numpy(x), torch.from_numpy(e), torch.from_numpy(mask)), lost
+
+
+def _check_room(count: int, nodes: int) -> None:
+    needed, there = 8 * count * nodes**2, memory()
+    if needed > there:
+        much = f"{count:,} molecules padded to {nodes} atoms each take {needed / 1e9:,.0f} GB, and this machine has {there / 1e9:,.0f}"
+        raise DataError(f"{much}: leave out the largest of them (largest=N)")
+
+
+def memory() -> float:
+    """Bytes of memory of this machine; infinite where it does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
 
 
 def mols_of(dense: Dense, vocabulary: Vocabulary, *, charges: bool = False) -> list[Any]:
@@ -170,11 +188,11 @@ def rebuilt(
     made = valence.corrected(kinds, orders, plus, vocabulary) if correct else orders
     changed = (made != orders).any((1, 2))
     sizes = mask.sum(1)
-    chunk = processes.CHUNK
+    chunk = each.CHUNK
     parts = [slice(first, first + chunk) for first in range(0, len(sizes), chunk)]
     cut = [(kinds[part], made[part].astype(np.uint8), plus[part], sizes[part]) for part in parts]
     answers = mapped(
-        partial(valence.written_all, vocabulary=vocabulary, keep=keep), cut, workers=workers, chunk=1, small=processes.SMALL // chunk
+        partial(valence.written_all, vocabulary=vocabulary, keep=keep), cut, workers=workers, chunk=1, small=each.SMALL // chunk
     )
     found = [one for part in answers for one in part]
     built = []

@@ -14,6 +14,7 @@ import lzma
 import os
 import re
 import tempfile
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -273,6 +274,8 @@ class FileMolecules:
             train = [text for text in texts if text not in both]
             texts, splits = train + held.smiles, np.array(["train"] * len(train) + ["test"] * len(held.smiles), dtype=object)
         facts = {f"left out ({reason})": f"{count:,}" for reason, count in dropped.items()}
+        if found.dropped:
+            warnings.warn(f"{self.path}: {found.said()}", stacklevel=2)
         yield molecule_set(texts, key=Path(self.path).name.partition(".")[0], properties={"split": splits}, attrs={"facts": facts})
 
 

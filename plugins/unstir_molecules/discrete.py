@@ -10,12 +10,9 @@ arXiv:2406.04329.
 
 from __future__ import annotations
 
-import json
-import platform
-import time
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,7 +20,7 @@ import xarray as xr
 from torch import Tensor
 
 import unstir
-from unstir import checkpoint, names, registry
+from unstir import names
 from unstir.denoiser import TokenDenoiser
 from unstir.errors import CheckpointError, UserError
 from unstir.guide import CFG
@@ -31,19 +28,23 @@ from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir.process import Categorical, Joint
 from unstir.process.discrete import SymmetricTokens
 from unstir.space import JointSpace, Masked
-from unstir.train import EMA, Schedule, Trainer
+from unstir.train import DenoiserTraining, Ended, Schedule, Trainer
 from unstir.train.discrete import PathLoss, nelbo
 from unstir_molecules.dense import Dense
 from unstir_molecules.sampling import as_set, drawn, drawn_sizes, of_width, vocabulary_of
-from unstir_molecules.steering import Steering
+from unstir_molecules.steering import By, Steering
 from unstir_molecules.training_sets import TrainingGraphs
 
 SPACE = JointSpace({"nodes": Masked("mask"), "edges": SymmetricTokens("mask")})
+PAIRS = 1_000_000
+"""Pairs of nodes that held-out graphs are judged on at a time."""
+BYTES, LARGE = 50, 4.0
+"""Of memory that a pair of nodes takes in training, for each layer and channel of an edge (measured); GB above which it is announced."""
 SHAPE: dict[str, tuple[int, ...]] = {"nodes": (-1,), "edges": (-1, -1)}
 
 
 @dataclass(frozen=True)
-class DiscreteTraining:
+class DiscreteTraining(DenoiserTraining[TrainingGraphs]):
     """Train a discrete diffusion of graphs and write its checkpoint folder.
 
     Args:
@@ -57,11 +58,11 @@ class DiscreteTraining:
         width, edge_width, graph_width, heads, layers, mixes: of the network, see :class:`GraphTransformer`.
         edges: weight of an edge in the loss.
         bound: train the bound on -log p (with a hundredth of the cross-entropy), in place of the cross-entropy alone?
-        steps: optimiser steps.
-        batch: graphs a step.
+        steps: optimiser steps; by the number of graphs when 0 (`DiscreteTraining.length`).
+        batch: graphs a step; by their size when 0 (`fitting_batch`).
         rate: learning rate of the plateau.
         warmup: steps of its warm-up.
-        decay: steps of the linear way down at the end.
+        decay: steps of the linear way down at the end; two fifths of them when ``steps`` is 0.
         ema: decay of the averaged weights.
         clip: largest norm of a gradient.
         weight_decay: of AdamW.
@@ -100,7 +101,9 @@ class DiscreteTraining:
     every: int = 1000
     seed: int = 0
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    registered: ClassVar[str] = "molecules/graph-transformer"
+    dtype: ClassVar[torch.dtype | None] = torch.float16
+    measure: ClassVar[str] = "nats"
 
     def __post_init__(self) -> None:
         if self.noise not in ("marginal", "uniform", "absorbing"):
@@ -109,70 +112,30 @@ class DiscreteTraining:
             raise UserError(f"told is a share between 0 and 1 and edges a weight above 0, got {self.told} and {self.edges}")
         if self.width % self.heads:
             raise UserError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
+        if min(self.steps, self.batch) < 0:
+            raise UserError(f"steps and batch must not be negative, got {self.steps} and {self.batch}; 0 takes what fits the data")
 
-    def run(self, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
-        """Train (or go on) in ``out/training`` and write the checkpoint to ``out``; validation goes to ``out/validation.jsonl``.
+    def sampler(self, item: xr.Dataset) -> TrainingGraphs:
+        """The graphs that are learnt; with ``split``, only its "train"."""
+        made = TrainingGraphs.of(item, batch=self.batch, targets=self.targets, told=self.told)
+        return made if self.batch else replace(made, batch=fitting_batch(made.largest))
 
-        Returns:
-            The checkpoint folder.
-        """
-        item = next(iter(registry.resolve("data", self.data)(**self.options).load()))
-        return self.fit(item, out, device=device, progress=progress, resume=resume)
-
-    def fit(self, item: xr.Dataset, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
-        """Train on a set at hand.
-
-        Args:
-            item: a set of molecules or of graphs; where it says which are for the test, these are not seen.
-            out: the checkpoint folder.
-            device: ``"cpu"`` or ``"cuda"``.
-            progress: told of each step.
-            resume: go on from the last state kept?
-
-        Returns:
-            The checkpoint folder.
-        """
-        out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
-        sampler = TrainingGraphs.of(item, batch=self.batch, targets=self.targets, told=self.told)
-        process, started, log = self.process(sampler), time.monotonic(), out / "validation.jsonl"
-        denoiser = self.denoiser(sampler, process)
-
-        def validate(step: int, trainer: Trainer) -> None:
-            held = self.averaged(trainer, sampler, process)
-            line = {"step": step, "seconds": round(time.monotonic() - started), "nats": self.score(held, sampler)}
-            kept = [json.loads(text) for text in log.read_text().splitlines()] if log.exists() else []
-            log.write_text("".join(json.dumps(one) + "\n" for one in [*(old for old in kept if old["step"] < step), line]))
-
+    def trainer(self, sampler: TrainingGraphs, device: str = "cpu") -> Trainer:
+        """The core's trainer, ready to run."""
         loss = PathLoss(0.01, (("edges", self.edges),)) if self.bound else PathLoss(1.0, (("edges", self.edges),), bound=False)
-        trainer = Trainer(
-            denoiser,  # type: ignore[arg-type]
-            sampler,
-            loss,  # type: ignore[arg-type]
-            self.steps,
-            Schedule(self.rate, self.warmup, self.decay, 0.01),
-            {"ema": EMA(decay=self.ema)},
-            self.seed,
-            clip=self.clip,
-            weight_decay=self.weight_decay,
-            accelerator="cuda" if device.startswith("cuda") else "cpu",
-            precision=self.precision,
-            every=self.every,
-            config={key: value for key, value in asdict(self).items() if key not in ("steps", "decay", "every")},
-            on_save=validate,
-        )
-        trainer.run(out / "training", resume=resume, progress=progress)
-        denoiser = self.averaged(trainer, sampler, process)
-        nats = self.score(denoiser, sampler)
-        denoiser.card = sampler.card(
-            title="Discrete diffusion of " + ("molecules" if sampler.vocabulary else "graphs"),
-            how=f"GraphTransformer, {self.noise} noise ({self.schedule}), {self.steps} steps of {self.batch} graphs, one {device} "
-            f"({platform.machine()}), {(time.monotonic() - started) / 3600:.1f} h in the last run",
-            found=f"bound on -log p(graph | size) of {sampler.held_out} held-out training graphs: {nats:.2f} nats",
-        )
-        return checkpoint.save(
-            denoiser, out, network="molecules/graph-transformer", config=self.network(sampler), dtype=torch.float16, facts=sampler.facts()
-        )
+        memory = BYTES * sampler.batch * sampler.largest**2 * self.layers * self.edge_width / 1e9
+        if memory > LARGE:
+            what = f"a step of {sampler.batch} graphs of up to {sampler.largest} nodes takes about {memory:.0f} GB of memory"
+            warnings.warn(f"{what}; a smaller batch, edge_width or number of layers takes less", stacklevel=2)
+        steps, schedule = self.steps, Schedule(self.rate, self.warmup, self.decay, 0.01)
+        if not steps:
+            steps = self.length(sampler)
+            schedule = Schedule(self.rate, min(self.warmup, steps // 10), 2 * steps // 5, 0.01)
+        return self.prepared(self.denoiser(sampler), sampler, loss, steps, schedule, device)
+
+    def length(self, sampler: TrainingGraphs) -> int:
+        """Optimiser steps that suit a set on a CPU: a hundred times each graph, within 2,000 and 20,000 steps."""
+        return min(max(100 * len(sampler.seen) // sampler.batch, 2000), 20000)
 
     def process(self, sampler: TrainingGraphs) -> Joint:
         """The process: a law of noise for nodes and one for edges."""
@@ -189,26 +152,35 @@ class DiscreteTraining:
         orders = list(range(kinds["edges"])) if sampler.vocabulary else []
         return {**kinds, **sizes, "largest": sampler.largest, "orders": orders, "targets": len(self.targets)}
 
-    def denoiser(self, sampler: TrainingGraphs, process: Joint) -> TokenDenoiser:
+    def denoiser(self, sampler: TrainingGraphs) -> TokenDenoiser:
         """The untrained denoiser; its weights depend on the seed alone."""
         from unstir_molecules.transformer import GraphTransformer
 
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = GraphTransformer(**self.network(sampler))
-        return TokenDenoiser(network, process, dict(SHAPE), space=SPACE)
-
-    def averaged(self, trainer: Trainer, sampler: TrainingGraphs, process: Joint) -> TokenDenoiser:
-        """The denoiser with the averaged weights, in evaluation mode."""
-        other = self.denoiser(sampler, process)
-        other.network.load_state_dict(trainer.averages["ema"].weights())
-        return other.eval()
+        network = self.untrained(GraphTransformer, self.network(sampler))
+        return TokenDenoiser(network, self.process(sampler), dict(SHAPE), space=SPACE)
 
     def score(self, denoiser: TokenDenoiser, sampler: TrainingGraphs) -> float:
         """The bound on -log p of held-out training graphs, in nats a graph."""
-        x0, condition = sampler.held()
-        with torch.inference_mode():
-            return float(nelbo(denoiser, x0, draws=8, condition=condition).mean())
+        size, parts = max(1, PAIRS // sampler.largest**2), []
+        for start in range(0, sampler.held_out, size):
+            x0, condition = ({key: value[start : start + size] for key, value in part.items()} for part in sampler.held())
+            with torch.inference_mode():
+                parts.append(nelbo(denoiser, x0, draws=8, condition=condition, seed=start))
+        return float(torch.cat(parts).mean())
+
+    def card(self, ended: Ended[TrainingGraphs]) -> str:
+        """The model card."""
+        sampler = ended.sampler
+        return sampler.card(
+            title="Discrete diffusion of " + ("molecules" if sampler.vocabulary else "graphs"),
+            how=f"GraphTransformer, {self.noise} noise ({self.schedule}), {ended.trainer.steps} steps of {sampler.batch} graphs, "
+            f"{ended.where()} in the last run",
+            found=f"bound on -log p(graph | size) of {sampler.held_out} held-out training graphs: {ended.found:.2f} nats",
+        )
+
+    def facts(self, ended: Ended[TrainingGraphs]) -> dict[str, Any]:
+        """Vocabulary, sizes, properties told."""
+        return ended.sampler.facts()
 
 
 @dataclass(frozen=True)
@@ -220,7 +192,7 @@ class Discrete:
         grid: its times.
         nodes: sizes other than the learnt ones, see `unstir_molecules.sampling.drawn_sizes`.
         batch: graphs (of 9 nodes; fewer of larger ones) worked on at a time.
-        maximise, by, particles, temperature, draws, scaffold: see :class:`Steering`.
+        maximise, by, particles, temperature, draws, scaffold, regressor: see :class:`Steering`.
         targets: values of the properties that the model was trained to be told, as "qed:0.6"; empty for none.
         weight: of classifier-free guidance towards them; 1 for none.
 
@@ -233,13 +205,14 @@ class Discrete:
     nodes: str = ""
     batch: int = 1024
     maximise: str = ""
-    by: Literal["svdd", "fk"] = "svdd"
+    by: By = "svdd"
     particles: int = 8
     temperature: float = 0.05
     draws: int = 1
     scaffold: str = ""
     targets: str = ""
     weight: float = 2.0
+    regressor: str = ""
 
     needs: ClassVar[tuple[str, ...]] = ()
     uses_prior: ClassVar[bool] = True
@@ -254,7 +227,7 @@ class Discrete:
     @property
     def steering(self) -> Steering:
         """How the samples are steered."""
-        return Steering(self.maximise, self.by, self.particles, self.temperature, self.draws, self.scaffold)
+        return Steering(self.maximise, self.by, self.particles, self.temperature, self.draws, self.scaffold, self.regressor)
 
     def told(self, prior: Any) -> dict[str, Tensor]:
         """The condition that tells the network its targets.
@@ -324,9 +297,8 @@ class Discrete:
             B graphs, and evaluations a graph.
         """
         sized, steering = of_width(prior, mask.shape[1]), self.steering
-        short = -len(mask) % (steering.group // steering.copies)  # FK's last problem is filled up
-        wide = torch.cat([mask, mask[-1:].expand(short, -1)]).repeat_interleave(steering.copies, 0)
-        told = self.told(prior)
+        wide, told = steering.widened(mask), self.told(prior)
+        _, steers = steering.parts(prior, mask, graphs_of, ("nodes", "edges"))
         guides = (
             [CFG(self.weight, keys=("targets",)), *options.pop("guides", ())] if told and self.weight != 1 else options.pop("guides", ())
         )
@@ -336,7 +308,7 @@ class Discrete:
             solver=self.solver,
             grid=self.grid,
             guides=guides,
-            steers=[*steering.steers(vocabulary_of(prior), mask, graphs_of, ("nodes", "edges")), *options.pop("steers", ())],
+            steers=[*steers, *options.pop("steers", ())],
             condition={"mask": wide, **told, **options.pop("condition", {})},
             seed=seed,
             progress=progress,
@@ -344,6 +316,15 @@ class Discrete:
         )
         found = graphs_of(made.x, wide).take(slice(0, None, steering.copies)).take(slice(0, len(mask)))
         return found, made.nfe * steering.copies
+
+
+def fitting_batch(nodes: int) -> int:
+    """Graphs a step whose pairs of nodes are about as many as those of 128 molecules of a dozen atoms; at least 4.
+
+    Args:
+        nodes: of the largest graph, to which all are padded.
+    """
+    return min(max(128 * 12**2 // nodes**2, 4), 128)
 
 
 def graphs_of(state: Mapping[str, Tensor], mask: Tensor) -> Dense:

@@ -11,34 +11,23 @@ Reference: Preuer et al. 2018, arXiv:1803.09518.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
-import warnings
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unstir.errors import DataError, MissingExtra, UserError
-from unstir_data import fetch
+from unstir_molecules import remembered
 from unstir_molecules.judge import BLOCKS, chosen, with_parts
 
 Array = NDArray[Any]
 PADDING = 350
 WIDTH = 512
 BATCH = 256
-KEPT = 8
-"""Sets of activations kept in the process."""
-WORTH = 200
-"""Distinct molecules from which activations are kept on disk."""
 VERSION = 1
-_kept: OrderedDict[str, Array] = OrderedDict()
 
 
 @cache
@@ -54,21 +43,12 @@ def _network() -> tuple[Any, Any, str]:
     return load_ref_model(), get_one_hot, version("fcd")
 
 
-def folder() -> Path:
-    """Where activations lie: ``activations`` beside the cache of fetched data."""
-    return fetch.cache_folder().parent / "activations"
-
-
-def forget() -> None:
-    """Let go of the activations in the process; those on disk stay."""
-    _kept.clear()
-
-
-def activations(smiles: Iterable[str]) -> Array:
-    """What ChemNet sees in molecules; distinct ones are looked at once, and remembered in the process and on disk.
+def activations(smiles: Iterable[str], *, keep: bool = False) -> Array:
+    """What ChemNet sees in molecules; distinct ones are looked at once, and remembered.
 
     Args:
         smiles: canonical SMILES without isomers, each a molecule of at most 349 characters.
+        keep: is this a set that comes again in other runs, as a test set does? Then it is remembered on disk too.
 
     Returns:
         (n, 512) float32.
@@ -83,25 +63,7 @@ def activations(smiles: Iterable[str]) -> Array:
             raise DataError(f"ChemNet reads SMILES of 1 to {PADDING - 1} characters, got {len(one)}")
     if not listed:
         return np.zeros((0, WIDTH), np.float32)
-    names, place = np.unique(np.asarray(listed, dtype=str), return_inverse=True)
-    return _recalled([str(one) for one in names])[place]
-
-
-def _recalled(names: Sequence[str]) -> Array:
-    told = "\n".join([str(VERSION), _network()[2], *names])
-    key = hashlib.sha256(told.encode()).hexdigest()[:32]
-    if key not in _kept:
-        path = folder() / f"chemnet-{key}.npy"
-        found = _read(path, len(names)) if len(names) >= WORTH else None
-        if found is None:
-            found = _seen(names)
-            if len(names) >= WORTH:
-                _write(path, found)
-        _kept[key] = found
-    _kept.move_to_end(key)
-    while len(_kept) > KEPT:
-        _kept.popitem(last=False)
-    return _kept[key]
+    return remembered.rows("chemnet", [VERSION, _network()[2]], listed, _seen, keep=keep)
 
 
 def _seen(names: Sequence[str]) -> Array:
@@ -115,33 +77,6 @@ def _seen(names: Sequence[str]) -> Array:
             x = np.stack([encode(one, pad_len=PADDING).astype(np.float32) for one in part])
             made[first : first + BATCH] = network(torch.from_numpy(x / np.float32(x.shape[-1])).transpose(1, 2)).numpy()
     return made
-
-
-def _read(path: Path, count: int) -> Array | None:
-    try:
-        found = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError) as error:
-        warnings.warn(f"the activations {path} cannot be read ({error}); they are made again", stacklevel=5)
-        return None
-    return found if found.shape == (count, WIDTH) and found.dtype == np.float32 else None
-
-
-def _write(path: Path, found: Array) -> None:
-    """Keep activations, whole or not at all; a disk that takes nothing is said, and costs their making the next time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.save(file, found, allow_pickle=False)
-            os.replace(part, path)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        warnings.warn(f"activations could not be kept in {path.parent} ({error.strerror or error})", stacklevel=6)
 
 
 def frechet(ours: Array, theirs: Array) -> float:

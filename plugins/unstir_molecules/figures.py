@@ -5,15 +5,16 @@ What is shown is never picked: the first samples of a method, molecules spread e
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from unstir.errors import UserError
-from unstir.plugin.protocols import Case, Drawn, Estimate, RunView
+from unstir.plugin.options import at_least
+from unstir.plugin.protocols import Case, Drawn
 from unstir.plugin.view import View, compared, spread
 from unstir_molecules.drawing import (
     PANELS,
@@ -26,51 +27,21 @@ from unstir_molecules.drawing import (
     properties_picture,
     structures_picture,
 )
+from unstir_molecules.figures_sets import OfSets
 
 __all__ = ["Failures", "PropertyLaws", "Structures"]
 
 
-@dataclass(frozen=True)
-class OfMolecules(ABC):
-    """What the pictures of molecules share.
+class OfMolecules(OfSets[xr.Dataset]):
+    """What the pictures of molecules share."""
 
-    Args:
-        most: how many methods, the last of the recipe.
-        methods: labels shown instead.
-
-    Raises:
-        UserError: nothing would be drawn.
-    """
-
-    most: int = 4
-    methods: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.most < 1:
-            raise UserError(f"most must be at least 1, got {self.most}")
-
-    def draw(self, run: RunView) -> Iterator[Drawn]:
-        """One picture a set and setting; none where no method made a molecule.
+    def made(self, data: xr.Dataset) -> xr.Dataset | None:
+        """The molecules that an answer holds; ``None`` where it holds none.
 
         Args:
-            run: the run.
+            data: of an estimate.
         """
-        for view in View.each(run):
-            for case in view.cases():
-                found = view.estimates(case.key, self.methods)
-                held = {view.titles[label]: one for label, one in found.items() if "smiles" in one.data and one.data.sizes["sample"]}
-                if held:
-                    yield self.picture(view, case, dict(list(held.items())[-max(self.most, len(self.methods)) :]))
-
-    @abstractmethod
-    def picture(self, view: View, case: Case, estimates: Mapping[str, Estimate]) -> Drawn:
-        """The picture of one set.
-
-        Args:
-            view: of the setting.
-            case: whose.
-            estimates: by title.
-        """
+        return data if "smiles" in data and data.sizes["sample"] else None
 
 
 @dataclass(frozen=True)
@@ -95,27 +66,27 @@ class Structures(OfMolecules):
         if min(self.rows, self.columns) < 1 or self.rows * self.columns > 60:
             raise UserError(f"rows and columns must be at least 1 and their product 60 at most, got {self.rows} and {self.columns}")
 
-    def picture(self, view: View, case: Case, estimates: Mapping[str, Estimate]) -> Drawn:
+    def picture(self, view: View, case: Case, made: Mapping[str, xr.Dataset]) -> Drawn:
         """The picture of one set.
 
         Args:
             view: of the setting.
             case: whose.
-            estimates: by title.
+            made: molecules by title.
         """
         from unstir_molecules.judge import judge
         from unstir_molecules.molecules import smiles_of
 
         train = set(smiles_of(case.measurement))
         count = self.rows * self.columns
-        frames = {title: marked(one.data, train) for title, one in estimates.items()}
+        frames = {title: marked(one, train) for title, one in made.items()}
         groups = {title: frame.head(count) for title, frame in frames.items()}
         if case.truth is not None:
             real = smiles_of(case.truth)
             some = [real[place] for place in spread(len(real), self.columns)]
             groups = {f"{TEST} set": pd.DataFrame({"smiles": some, "mark": "", "problem": ""})} | groups
         figure = structures_picture(groups, self.columns)
-        shares = {title: 100 * judge(one.data, train).shares()["vun"] for title, one in estimates.items()}
+        shares = {title: 100 * judge(one, train).shares()["vun"] for title, one in made.items()}
         first = {title: int((frame["mark"].head(count) == "novel").sum()) for title, frame in frames.items()}
         shown = ", ".join(f"{title} {number} of {len(groups[title])}" for title, number in first.items())
         caption = f"{view.at}Valid, distinct and novel of all samples: {compared(shares, 1, unit='%', highest=True)}. "
@@ -143,22 +114,21 @@ class PropertyLaws(OfMolecules):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.count < 1:
-            raise UserError(f"count must be at least 1, got {self.count}")
+        at_least(self, count=1)
 
-    def picture(self, view: View, case: Case, estimates: Mapping[str, Estimate]) -> Drawn:
+    def picture(self, view: View, case: Case, made: Mapping[str, xr.Dataset]) -> Drawn:
         """The picture of one set.
 
         Args:
             view: of the setting.
             case: whose.
-            estimates: by title.
+            made: molecules by title.
         """
         from unstir_molecules.molecules import smiles_of
 
         real = {TEST: case.truth, TRAIN: case.measurement}
         texts = {title: smiles_of(data) for title, data in real.items() if data is not None}
-        texts |= {title: smiles_of(one.data) for title, one in estimates.items()}
+        texts |= {title: smiles_of(one) for title, one in made.items()}
         sets = {title: described(listed, self.count, self.seed) for title, listed in texts.items() if listed}
         figure, data = properties_picture(sets)
         caption = f"{view.at}{self.finding(sets)}"
@@ -174,13 +144,13 @@ class PropertyLaws(OfMolecules):
         """
         from unstir_molecules.properties import wasserstein
 
-        made = [title for title in sets if title not in (TEST, TRAIN)]
-        if TEST not in sets or not made:
-            return f"Properties of {', '.join(made) or 'no molecule'}; there is no test set beside."
+        ours = [title for title in sets if title not in (TEST, TRAIN)]
+        if TEST not in sets or not ours:
+            return f"Properties of {', '.join(ours) or 'no molecule'}; there is no test set beside."
         said = []
         for name, words in PANELS.items():
             far = {title: wasserstein(one[name], sets[TEST][name]) for title, one in sets.items() if title != TEST}
-            nearest = min(made, key=far.__getitem__)
+            nearest = min(ours, key=far.__getitem__)
             floor = f", train {far[TRAIN]:.3g}" if TRAIN in far else ""
             said.append(f"{words.partition(' (')[0].partition(',')[0]} {nearest} {far[nearest]:.3g}{floor}")
         return f"Wasserstein distance to the test set, the nearest method and the training set as floor: {'; '.join(said)}."
@@ -197,17 +167,17 @@ class Failures(OfMolecules):
 
     most: int = 8
 
-    def picture(self, view: View, case: Case, estimates: Mapping[str, Estimate]) -> Drawn:
+    def picture(self, view: View, case: Case, made: Mapping[str, xr.Dataset]) -> Drawn:
         """The picture of one set.
 
         Args:
             view: of the setting.
             case: whose.
-            estimates: by title.
+            made: molecules by title.
         """
         from unstir_molecules.taxonomy import failures
 
-        found = {title: failures(one.data) for title, one in estimates.items()}
+        found = {title: failures(one) for title, one in made.items()}
         figure, data = failures_picture(found)
         caption = f"{view.at}Samples with a fault: {'; '.join(faults_said(title, listed) for title, listed in found.items())}."
         return Drawn(view.named("failures", case.key), f"What was wrong, {case.key}{view.place}", caption, figure, data, case.key)

@@ -5,21 +5,22 @@ Places of the nodes are those of a spring layout with a fixed seed; what is show
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import UserError
 from unstir.plugin.canvas import INK, PALETTE, QUIET, WIDTH, label_left, legend, sheet
-from unstir.plugin.protocols import Case, Drawn, RunView
+from unstir.plugin.protocols import Case, Drawn
 from unstir.plugin.view import View, compared
 from unstir_molecules.adjacency import networkx
 from unstir_molecules.drawing import TEST, TRAIN, draw_laws, edges_of, titled_whole
+from unstir_molecules.figures_sets import OfSets
 from unstir_molecules.graphs import Graphs
 
 if TYPE_CHECKING:
@@ -32,48 +33,16 @@ Array = NDArray[Any]
 STATISTICS = {"degree": "degree", "clustering": "clustering coefficient", "eigenvalue": "eigenvalue of the normalised Laplacian"}
 
 
-@dataclass(frozen=True)
-class OfGraphs(ABC):
-    """What the pictures of graphs share.
+class OfGraphs(OfSets[Graphs]):
+    """What the pictures of graphs share."""
 
-    Args:
-        most: how many methods, the last of the recipe.
-        methods: labels shown instead.
-
-    Raises:
-        UserError: nothing would be drawn.
-    """
-
-    most: int = 4
-    methods: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.most < 1:
-            raise UserError(f"most must be at least 1, got {self.most}")
-
-    def draw(self, run: RunView) -> Iterator[Drawn]:
-        """One picture a set and setting; none where no method made a graph.
+    def made(self, data: xr.Dataset) -> Graphs | None:
+        """The graphs that an answer holds; ``None`` where it holds none.
 
         Args:
-            run: the run.
+            data: of an estimate.
         """
-        for view in View.each(run):
-            for case in view.cases():
-                found = view.estimates(case.key, self.methods)
-                held = {view.titles[label]: one for label, one in found.items() if "nodes" in one.data and one.data.sizes["graph"]}
-                last = list(held.items())[-max(self.most, len(self.methods)) :]
-                if last:
-                    yield self.picture(view, case, {title: Graphs.of_dataset(one.data) for title, one in last})
-
-    @abstractmethod
-    def picture(self, view: View, case: Case, made: Mapping[str, Graphs]) -> Drawn:
-        """The picture of one set.
-
-        Args:
-            view: of the setting.
-            case: whose.
-            made: graphs by title.
-        """
+        return Graphs.of_dataset(data) if "nodes" in data and data.sizes["graph"] else None
 
 
 @dataclass(frozen=True)

@@ -49,18 +49,21 @@ def of_pyg(graphs: Sequence[Any], nodes: int | None = None) -> Dense:
         The graphs.
 
     Raises:
-        DataError: kinds are neither, an edge is missing its other direction, a node is joined to itself or does not exist.
+        DataError: there is no ``edge_index`` of whole numbers (2, edges), kinds are neither, an edge is missing its kind or its other
+            direction, a node is joined to itself or does not exist.
     """
     parts = []
     for number, graph in enumerate(graphs):
         where = f"graph {number}"
-        index = graph.edge_index.long().cpu()
+        index = _index(graph.edge_index, where)
         x = None if graph.x is None else _kinds(graph.x.cpu(), f"x of {where}")
         size = int(graph.num_nodes or 0) if x is None else len(x)
         attr = getattr(graph, "edge_attr", None)
         kinds = torch.ones(index.shape[1], dtype=torch.int64)
         if attr is not None:
             kinds = _kinds(attr.cpu(), f"edge_attr of {where}") + int(attr.ndim == 2 and attr.shape[1] > 1)
+        if len(kinds) != index.shape[1]:
+            raise DataError(f"{where} has {index.shape[1]} edges and edge_attr for {len(kinds)}")
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
             raise DataError(f"{where} has an edge at a node beyond its {size}")
         e = torch.zeros(size, size, dtype=torch.int64)
@@ -174,6 +177,13 @@ def _stacked(parts: Sequence[tuple[Tensor, Tensor]], nodes: int | None) -> Dense
     for i, (kinds, bonds) in enumerate(parts):
         x[i, : len(kinds)], e[i, : len(kinds), : len(kinds)] = kinds, bonds
     return Dense.of(x, e, torch.tensor(sizes, dtype=torch.int64)).check()
+
+
+def _index(found: Any, where: str) -> Tensor:
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 2 or found.is_floating_point() or found.dtype == torch.bool:
+        told = f"{found.dtype} of shape {tuple(found.shape)}" if isinstance(found, Tensor) else "none"
+        raise DataError(f"edge_index of {where} must be whole numbers (2, edges), got {told}")
+    return found.long().cpu()
 
 
 def _kinds(values: Tensor, what: str) -> Tensor:

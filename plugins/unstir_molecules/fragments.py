@@ -9,19 +9,22 @@ Reference: Degen et al. 2008 (BRICS); Bemis and Murcko 1996; Polykovskiy et al. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem import BRICS
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from scipy.sparse import csr_matrix
 
 from unstir_molecules.each import each
+from unstir_molecules.remembered import of_distinct
 
 Array = NDArray[Any]
+VERSION = 1
 RINGS = 2
 """Fewest rings of a scaffold that counts, as MOSES has it."""
 
@@ -54,23 +57,36 @@ def scaffold(mol: Any) -> tuple[str, int]:
     return str(Chem.MolToSmiles(core)), int(core.GetRingInfo().NumRings())
 
 
-def fragments_of(smiles: Sequence[str]) -> list[list[str]]:
-    """BRICS fragments of every molecule.
+def fragments_of(smiles: Sequence[str], *, keep: bool = False) -> list[list[str]]:
+    """BRICS fragments of every molecule; distinct ones are cut once, and remembered.
 
     Args:
         smiles: SMILES, each a molecule.
+        keep: is this a set that comes again in other runs, as a test set does? Then it is remembered on disk too.
     """
-    return [found or [] for found in each(brics, smiles)]
+    return [found or [] for found in _cut("brics", brics, smiles, keep)]
 
 
-def scaffolds_of(smiles: Sequence[str], rings: int = RINGS) -> list[list[str]]:
-    """Scaffold of every molecule: a list of one, or of none where it has too few rings.
+def scaffolds_of(smiles: Sequence[str], rings: int = RINGS, *, keep: bool = False) -> list[list[str]]:
+    """Scaffold of every molecule: a list of one, or of none where it has too few rings; distinct ones are cut once, and remembered.
 
     Args:
         smiles: SMILES, each a molecule.
         rings: fewest rings of a scaffold that counts.
+        keep: is this a set that comes again in other runs, as a test set does? Then it is remembered on disk too.
     """
-    return [[found[0]] if found and found[0] and found[1] >= rings else [] for found in each(scaffold, smiles)]
+    return [[found[0]] if found and found[0] and found[1] >= rings else [] for found in _cut("scaffolds", scaffold, smiles, keep)]
+
+
+def _cut(kind: str, how: Callable[[Any], Any], smiles: Sequence[str], keep: bool) -> list[Any]:
+    """What a cut leaves of every molecule; as text, since files hold numbers alone."""
+    made, place = of_distinct(kind, [VERSION, rdBase.rdkitVersion], smiles, lambda names: {"json": _text(each(how, names))}, keep=keep)
+    found = json.loads(made["json"].tobytes())
+    return [found[at] for at in place]
+
+
+def _text(found: list[Any]) -> Array:
+    return np.frombuffer(json.dumps(found).encode(), dtype=np.uint8)
 
 
 def counts(sets: Sequence[Sequence[Iterable[str]]]) -> list[csr_matrix]:

@@ -25,6 +25,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import UserError
+from unstir.plugin.options import at_least, probabilities
 from unstir_molecules.division import Split, divided
 from unstir_molecules.graphs import Graphs
 from unstir_molecules.random_graphs import (
@@ -68,8 +69,7 @@ class Generated(ABC):
     structure: ClassVar[str] = "connected"
 
     def __post_init__(self) -> None:
-        at_least("count", self.count, 2)
-        at_least("seed", self.seed, 0)
+        at_least(self, count=2, seed=0)
 
     def load(self) -> Iterator[xr.Dataset]:
         """One set, with ``split``."""
@@ -116,12 +116,11 @@ class Community(Generated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("smallest", self.smallest, 4)
-        at_least("largest", self.largest, self.smallest)
-        probability("within", self.within)
+        at_least(self, smallest=4, largest=self.smallest)
+        probabilities(self, "within")
         if self.within == 0:
             raise UserError("within must be above 0, else no community is connected")
-        probability("bridges", self.bridges)
+        probabilities(self, "bridges")
 
     def one(self, rng: np.random.Generator) -> tuple[int, Array]:
         """Two communities, joined."""
@@ -166,10 +165,8 @@ class Ego(Generated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("network", self.network, 10)
-        at_least("smallest", self.smallest, 1)
-        at_least("largest", self.largest, self.smallest)
-        probability("closing", self.closing)
+        at_least(self, network=10, smallest=1, largest=self.smallest)
+        probabilities(self, "closing")
 
     def graphs(self) -> Graphs:
         """Neighbourhoods of random nodes.
@@ -215,8 +212,7 @@ class Grid(Generated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("smallest", self.smallest, 2)
-        at_least("largest", self.largest, self.smallest)
+        at_least(self, smallest=2, largest=self.smallest)
 
     def one(self, rng: np.random.Generator) -> tuple[int, Array]:
         """One grid."""
@@ -245,7 +241,7 @@ class Planar(Generated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("nodes", self.nodes, 4)
+        at_least(self, nodes=4)
 
     def one(self, rng: np.random.Generator) -> tuple[int, Array]:
         """One triangulation."""
@@ -275,8 +271,7 @@ class SBM(Generated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        probability("within", self.within)
-        probability("between", self.between)
+        probabilities(self, "within", "between")
 
     def one(self, rng: np.random.Generator) -> tuple[int, Array]:
         """Two to five blocks of 20 to 40 nodes."""
@@ -309,7 +304,7 @@ class Tree(Generated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("nodes", self.nodes, 2)
+        at_least(self, nodes=2)
 
     def one(self, rng: np.random.Generator) -> tuple[int, Array]:
         """One tree."""
@@ -341,10 +336,8 @@ class Lobster(Generated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        probability("leg", self.leg)
-        probability("foot", self.foot)
-        at_least("smallest", self.smallest, 1)
-        at_least("largest", self.largest, self.smallest)
+        probabilities(self, "leg", "foot")
+        at_least(self, smallest=1, largest=self.smallest)
 
     def one(self, rng: np.random.Generator) -> tuple[int, Array]:
         """One lobster.
@@ -361,32 +354,3 @@ class Lobster(Generated):
     def law(self) -> str:
         """The law."""
         return f"a path with legs ({self.leg:g}) and feet ({self.foot:g}), {self.smallest} to {self.largest} nodes"
-
-
-def at_least(name: str, value: float, least: float) -> None:
-    """Refuse an option below its least value.
-
-    Args:
-        name: of the option.
-        value: given.
-        least: allowed.
-
-    Raises:
-        UserError: it is below.
-    """
-    if value < least:
-        raise UserError(f"{name} must be at least {least}, got {value}")
-
-
-def probability(name: str, value: float) -> None:
-    """Refuse an option that is no probability.
-
-    Args:
-        name: of the option.
-        value: given.
-
-    Raises:
-        UserError: it is not in [0, 1].
-    """
-    if not 0 <= value <= 1:
-        raise UserError(f"{name} must lie between 0 and 1, got {value}")

@@ -47,23 +47,32 @@ def read(path: str | os.PathLike[str], *, name: str = "", largest: int = 5000, d
     """
     path = Path(path)
     kind = path.suffix.lower()
-    if kind in PICKLES:
+    if not path.exists():
+        raise DataError(f"there is no file {path}")
+    if not path.is_file():
+        raise DataError(f"{path} is a folder, no file of graphs")
+    if kind in PICKLES or _starts_as_pickle(path):
         raise DataError(f"{path} is a pickle, and loading one runs whatever code its author put there; save the graphs as .npz or .graphml")
     if kind not in READERS:
         raise DataError(f"{path} is of no kind that graphs are read from; there are {', '.join(sorted(READERS))}")
-    if not path.is_file():
-        raise DataError(f"there is no file {path}")
     if not path.stat().st_size:
         raise DataError(f"{path} is empty")
     reading = Reading(path, largest, directed, name)
     made = READERS[kind](reading)
     made = made if isinstance(made, Graphs) else Graphs.of_edges(made)
-    if not len(made):
-        raise DataError(f"{path} holds no graph")
+    if not made.nodes.any():
+        raise DataError(f"{path} holds no graph{' that has a node' if len(made) else ''}")
     for i in np.flatnonzero(made.nodes > largest)[:1]:
         reading.check_size(int(made.nodes[i]), f"graph {i}")
+    reading.empty = int((made.nodes == 0).sum())
     reading.said()
-    return made
+    return made.take(made.nodes > 0) if reading.empty else made
+
+
+def _starts_as_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(2)
+    return start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
 def write(graphs: Graphs, path: str | os.PathLike[str]) -> Path:
@@ -99,7 +108,7 @@ class GraphFile:
 
     Args:
         path: the file.
-        name: of the set, in an ``.npz`` of several.
+        which: of the sets of an ``.npz`` that holds several: its name.
         structure: what a valid graph is: ``"connected"``, ``"planar"``, ``"tree"``, ``"lobster"``, ``"grid"``, ``"sbm"``, or ``"any"``.
         largest: nodes of a graph, at most.
         directed: take directed graphs as undirected?
@@ -112,7 +121,7 @@ class GraphFile:
     """
 
     path: str = ""
-    name: str = ""
+    which: str = ""
     structure: str = "any"
     largest: int = 5000
     directed: bool = False
@@ -136,6 +145,6 @@ class GraphFile:
         """
         if not self.path:
             raise DataError("graphs/file needs the path of a file: data.path=graphs.npz")
-        graphs = read(self.path, name=self.name, largest=self.largest, directed=self.directed)
-        key = (self.name or Path(self.path).stem).lower().replace(" ", "-")
+        graphs = read(self.path, name=self.which, largest=self.largest, directed=self.directed)
+        key = (self.which or Path(self.path).stem).lower().replace(" ", "-")
         yield divided(graphs, key, split=self.split, test=self.test, seed=self.seed, attrs={"structure": self.structure})

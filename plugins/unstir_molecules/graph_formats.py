@@ -42,6 +42,7 @@ class Reading:
     name: str = ""
     loops: int = field(default=0, init=False)
     double: int = field(default=0, init=False)
+    empty: int = field(default=0, init=False)
 
     def graph(self, nodes: Iterable[Any], edges: Iterable[tuple[Any, Any, Any]], where: str) -> tuple[int, list[tuple[int, int]]]:
         """A graph from names of nodes and edges with weights.
@@ -123,6 +124,7 @@ class Reading:
     def said(self) -> None:
         """Say what was mended, once."""
         mended = [(self.loops, "self-loops were left out"), (self.double, "edges that came twice were merged")]
+        mended += [(self.empty, "graphs without a node were left out")]
         parts = [f"{count} {what}" for count, what in mended if count]
         if parts:
             warnings.warn(f"{self.path}: {', '.join(parts)}", stacklevel=3)
@@ -186,7 +188,7 @@ def _table(reading: Reading) -> Iterator[tuple[int, Any]]:
     head = [cell.strip().lower() for cell in rows[0]]
     ends = next((pair for pair in (("u", "v"), ("source", "target"), ("from", "to")) if set(pair) <= set(head)), None)
     if ends is None:
-        yield from _lines(reading) if split != ";" else _refuse_head(reading, head)
+        yield from _lines(reading) if split != ";" and len(head) > 1 else _refuse_head(reading, head)
         return
     column = {name: head.index(name) for name in (*ends, "graph", "weight") if name in head}
     parts: dict[str, tuple[list[str], list[tuple[str, str, Any]]]] = {}
@@ -205,13 +207,14 @@ def _table(reading: Reading) -> Iterator[tuple[int, Any]]:
 
 
 def _refuse_head(reading: Reading, head: list[str]) -> Iterator[tuple[int, Any]]:
-    raise DataError(f"{reading.path} has the columns {', '.join(head)}; a table of edges has u and v, or source and target")
+    words = f"the columns {', '.join(head)}" if len(head) > 1 else f"the one column {head[0]!r}" if any(head) else "no head"
+    raise DataError(f"{reading.path} has {words}; a table of edges has u and v, or source and target")
 
 
 def _node_link(reading: Reading) -> Iterator[tuple[int, Any]]:
     try:
         found = json.loads(_text(reading.path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{reading.path} is no JSON: {error}") from error
     for index, one in enumerate(found if isinstance(found, list) else [found]):
         where = f"graph {index}"
@@ -233,11 +236,12 @@ def _arrays(reading: Reading) -> Graphs:
             found = np.load(file, allow_pickle=False)
             held = {"adjacency": found} if isinstance(found, np.ndarray) else {key: found[key] for key in found.files}
     except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
-        raise DataError(f"{reading.path} is no file of plain numpy arrays: {error}") from error
+        raise DataError(f"{reading.path} is no file of plain numpy arrays: {str(error).partition('. ')[0]}") from error
     if {"nodes", "edges", "u", "v"} <= set(held):
-        return Graphs(held["nodes"], np.concatenate([[0], np.cumsum(held["edges"])]), held["u"], held["v"], held.get("label"))
+        nodes, edges, u, v = (_whole(reading, held, key) for key in ("nodes", "edges", "u", "v"))
+        return _listed(reading, nodes, edges, u, v, _whole(reading, held, "label") if "label" in held else None)
     if "adjacency" in held:
-        return _matrices(reading, held["adjacency"], held.get("nodes"))
+        return _matrices(reading, held["adjacency"], _whole(reading, held, "nodes") if "nodes" in held else None)
     names = [key.removesuffix("_n_nodes") for key in held if key.endswith("_n_nodes")]
     names = [key for key in names if {f"{key}_n_edges", f"{key}_edges"} <= set(held)]
     if not names:
@@ -245,9 +249,30 @@ def _arrays(reading: Reading) -> Graphs:
     if reading.name not in names and (reading.name or len(names) > 1):
         raise DataError(f"{reading.path} holds the sets {', '.join(names)}; name={reading.name!r} is none of them")
     name = reading.name or names[0]
-    ends = np.asarray(held[f"{name}_edges"], dtype=np.int64).reshape(-1, 2)
-    offsets = np.concatenate([[0], np.cumsum(held[f"{name}_n_edges"], dtype=np.int64)])
-    return Graphs(held[f"{name}_n_nodes"], offsets, ends.min(1, initial=2**62), ends.max(1, initial=0))
+    ends = _whole(reading, held, f"{name}_edges")
+    if ends.size % 2:
+        raise DataError(f"{name}_edges of {reading.path} has the shape {held[f'{name}_edges'].shape}; edges are pairs")
+    ends = np.sort(ends.reshape(-1, 2), axis=1)
+    nodes, edges = (_whole(reading, held, f"{name}_{key}") for key in ("n_nodes", "n_edges"))
+    return _listed(reading, nodes, edges, ends[:, 0], ends[:, 1])
+
+
+def _listed(reading: Reading, nodes: Any, edges: Any, u: Any, v: Any, labels: Any = None) -> Graphs:
+    if len(nodes) != len(edges) or (edges < 0).any() or edges.sum() != len(u):
+        said = f"{len(nodes)} graphs, numbers of edges of {len(edges)} and {len(u)} edges where these add up to {edges.sum()}"
+        raise DataError(f"{reading.path} holds {said}")
+    try:
+        return Graphs(nodes, np.concatenate([[0], np.cumsum(edges)]), u, v, labels)
+    except DataError as error:
+        raise DataError(f"{reading.path}: {error}") from error
+
+
+def _whole(reading: Reading, held: dict[str, Any], key: str) -> Any:
+    """An array of whole numbers, flat."""
+    flat = np.asarray(held[key]).reshape(-1)
+    if flat.size and (flat.dtype.kind not in "iuf" or (flat.dtype.kind == "f" and not (flat == np.floor(flat)).all())):
+        raise DataError(f"{key} of {reading.path} must be whole numbers, got {flat.dtype} as {flat[0]}")
+    return flat.astype(np.int64)
 
 
 def _matrices(reading: Reading, found: Any, sizes: Any) -> Graphs:
@@ -256,6 +281,8 @@ def _matrices(reading: Reading, found: Any, sizes: Any) -> Graphs:
         raise DataError(f"{reading.path} holds an array of shape {a.shape}; adjacency matrices are (n, n) or (graphs, n, n)")
     stack = a[None] if a.ndim == 2 else a
     reading.check_size(stack.shape[-1], "a graph")
+    if sizes is not None and (len(sizes) != len(stack) or (sizes < 0).any() or (sizes > stack.shape[-1]).any()):
+        raise DataError(f"nodes of {reading.path} must be {len(stack)} numbers from 0 to {stack.shape[-1]}, one a matrix")
     if a.dtype.kind in "biuf" and stack.shape[-1] == stack.shape[-2]:
         loops = stack.diagonal(axis1=1, axis2=2) > 0
         reading.loops += int(loops.sum())
@@ -266,7 +293,7 @@ def _matrices(reading: Reading, found: Any, sizes: Any) -> Graphs:
         keep = ~(loops[:, :, None] & np.eye(stack.shape[-1], dtype=bool))
         stack = np.where(keep, stack, 0)
     try:
-        return Graphs.of_adjacency(stack, None if sizes is None else np.asarray(sizes).reshape(-1).tolist())
+        return Graphs.of_adjacency(stack, None if sizes is None else sizes.tolist())
     except DataError as error:
         raise DataError(f"{reading.path}: {error}") from error
 
@@ -274,16 +301,20 @@ def _matrices(reading: Reading, found: Any, sizes: Any) -> Graphs:
 def _border(reading: Reading) -> Graphs:
     try:
         with xr.open_dataset(reading.path, engine="h5netcdf") as file:
-            return Graphs.of_dataset(file.load())
+            found = file.load()
     except (OSError, ValueError) as error:
         raise DataError(f"{reading.path} is no netCDF file: {error}") from error
+    try:
+        return Graphs.of_dataset(found)
+    except DataError as error:
+        raise DataError(f"{reading.path}: {error}") from error
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text: {error}") from error
+        raise DataError(f"{path} is no text in UTF-8 (byte {error.start}); save it as such") from error
 
 
 def _as_graphml(graphs: Graphs) -> str:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unstir.errors import DataError, UserError
+from unstir.plugin.options import one_of
 from unstir.plugin.protocols import Case, Estimate, MetricInfo, Score
 from unstir_molecules.graphs import Graphs
 from unstir_molecules.isomorphism import leakage, novel, uniqueness
@@ -217,8 +218,8 @@ class VUN:
     structure: str = ""
 
     def __post_init__(self) -> None:
-        if self.structure and self.structure not in STRUCTURES:
-            raise UserError(f"structure must be one of {', '.join(STRUCTURES)}, got {self.structure!r}")
+        if self.structure:
+            one_of(self, structure=tuple(STRUCTURES))
 
     def describe(self) -> list[MetricInfo]:
         """The share that has the structure, and V.U.N."""

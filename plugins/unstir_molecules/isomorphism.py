@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unstir.plugin.kept import Memory
 from unstir_molecules.graphs import Graphs
-from unstir_molecules.statistics import Memory
 
 Array = NDArray[Any]
 ROUNDS = 8  # of refinement for the keys; fixed, so that a key depends on its graph alone

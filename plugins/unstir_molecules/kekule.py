@@ -23,9 +23,9 @@ REASONS = {
     "valence": "an atom with more bonds than it may have",
     "kekulise": "an aromatic ring without places for its double bonds",
     "wildcard": "an atom that is no element (*)",
-    "isotope": "an isotope, which the arrays cannot say",
+    "isotope": "an isotope",
     "hydrogens": "hydrogens or lone electrons that valence alone does not say",
-    "charged": "a charged atom, which the vocabulary has not",
+    "charged": "a charged atom",
     "fragments": "more than one fragment",
     "atom": "an atom or bond that the vocabulary has not",
     "size": "more atoms than there is room for",
@@ -52,18 +52,29 @@ class Flat(NamedTuple):
     lost: list[tuple[int, str, str]]
 
 
-def parsed(text: str | None) -> tuple[Any | None, str]:
+def is_mol(item: Any) -> bool:
+    """Is it an RDKit molecule, and no text or hole of a table?
+
+    Args:
+        item: anything.
+    """
+    return hasattr(item, "GetNumAtoms")
+
+
+def parsed(text: Any) -> tuple[Any | None, str]:
     """A molecule of a SMILES, sanitised, without explicit hydrogens.
 
     Args:
-        text: the SMILES.
+        text: the SMILES; None, and the NaN by which tables say that a cell is empty, are no atoms.
 
     Returns:
         The molecule and ""; or None and the reason, a key of `REASONS`.
     """
     from rdkit import Chem
 
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str):
+        return None, "empty" if text is None or text != text else "unparsable"
+    if not text.strip():
         return None, "empty"
     mol = Chem.MolFromSmiles(text.strip())
     if mol is not None:
@@ -98,7 +109,7 @@ def kekulised(item: Any) -> tuple[Any | None, str]:
     """
     from rdkit import Chem
 
-    if item is None or isinstance(item, str):
+    if not is_mol(item):
         mol, reason = parsed(item)
         if mol is None:
             return None, reason
@@ -238,7 +249,7 @@ def surveyed(items: Sequence[Any], charges: bool) -> Survey:
 def _told(item: Any) -> str:
     from rdkit import Chem
 
-    return item if isinstance(item, str) else "" if item is None else Chem.MolToSmiles(item)
+    return Chem.MolToSmiles(item) if is_mol(item) else "" if item is None else str(item)
 
 
 def _hidden(mol: Any) -> str:

@@ -77,7 +77,7 @@ def nearest_of(smiles: list[str], train: list[str]) -> dict[str, tuple[str, floa
     from unstir_molecules.similarity import fingerprints, nearest
 
     asked = sorted({text for text in smiles if text})
-    place, value = nearest(fingerprints(asked), fingerprints(train))
+    place, value = nearest(fingerprints(asked), fingerprints(train, keep=True))
     return {text: (train[at] if at >= 0 else "", float(like)) for text, at, like in zip(asked, place, value, strict=True)}
 
 

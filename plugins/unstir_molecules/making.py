@@ -202,7 +202,7 @@ def method_of(prior: Any, *, nodes: str, steps: int, model: str, steering: Mappi
 
     Raises:
         CheckpointError: no method draws of it.
-        UserError: its method cannot be steered, or takes no sizes.
+        UserError: its method cannot be steered so, or takes no sizes.
     """
     from unstir.denoiser import TokenDenoiser
     from unstir_molecules.discrete import Discrete
@@ -214,15 +214,20 @@ def method_of(prior: Any, *, nodes: str, steps: int, model: str, steering: Mappi
     made: Any
     if kind is None:
         raise CheckpointError(f"{model} is a model of graphs that no method here draws of")
-    if kind is Discrete:
-        grid: Any = {"grid": f"uniform:{steps}"} if steps else {}
-        made = Discrete(nodes=nodes, **grid, **(steering or {}))
-    elif steering:
-        raise UserError(f"rewards and scaffolds steer discrete diffusions, and {model} is a model of {kind.__name__}")
-    elif kind is PARD and nodes:
-        raise UserError(f"{model} is a model of blocks, which decides on the number of nodes itself: leave out --nodes")
+    steered = dict(steering or {})
+    if kind is PARD:
+        if nodes:
+            raise UserError(f"{model} is a model of blocks, which decides on the number of nodes itself: leave out --nodes")
+        if steered.pop("regressor", ""):
+            raise UserError(f"{model} is a model of blocks, which is steered by svdd or fk: leave out --regressor")
+        made = PARD(steps=steps, **steered)
+    elif kind is GDSS:
+        # the published steps have no law that particles could be weighed by
+        predictor = "ancestral" if steered.get("by") == "tds" and steered.get("maximise") else ""
+        made = GDSS(nodes=nodes, steps=steps, predictor=predictor, **steered)
     else:
-        made = GDSS(nodes=nodes, steps=steps) if kind is GDSS else PARD(steps=steps)
+        grid: Any = {"grid": f"uniform:{steps}"} if steps else {}
+        made = Discrete(nodes=nodes, **grid, **steered)
     made.check_prior(prior)
     return made
 

@@ -21,7 +21,7 @@ Reference: Gretton et al. 2012 (MMD); You et al. 2018, arXiv:1802.08773; Jo et a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -30,13 +30,16 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from unstir.errors import DataError, UserError
+from unstir.plugin.kept import Memory
 from unstir_molecules.graphs import Graphs
-from unstir_molecules.statistics import CLUSTERING_BINS, STATISTICS, Memory, Statistic, chosen, features
+from unstir_molecules.statistics import CLUSTERING_BINS, STATISTICS, Statistic, chosen, features
 
 Array = NDArray[Any]
 Convention = Literal["gdss", "spectre"]
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 Law = Literal["emd", "tv", "l2"]
+CELLS = 4_000_000
+"""Entries of a Gram matrix that are made at a time: 32 MB, and as much again twice while they are made."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,21 @@ class Kernel:
             distance = cdist(x, y)
         return np.exp(-(distance**2) / (2 * self.sigma**2))
 
+    def blocks(self, x: Array, y: Array) -> Iterator[tuple[slice, Array]]:
+        """Kernel of every pair, a few rows at a time.
+
+        Args:
+            x: (n, p) rows.
+            y: (m, q) rows.
+
+        Yields:
+            Which rows of ``x``, and (rows, m) float64.
+        """
+        step = max(1, CELLS // len(y))
+        for first in range(0, len(x), step):
+            part = slice(first, first + step)
+            yield part, self.gram(x[part], y)
+
 
 KERNELS: dict[Convention, dict[Statistic, Kernel]] = {
     "gdss": {
@@ -88,6 +106,9 @@ KERNELS: dict[Convention, dict[Statistic, Kernel]] = {
         "spectral": Kernel("tv", 1.0),
     },
 }
+
+
+_means: Memory[float] = Memory(256)
 
 
 @dataclass(frozen=True)
@@ -119,42 +140,39 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class Grams:
-    """The three Gram matrices of two sets under one statistic.
+    """Two sets of graphs under the kernel of one statistic: the means of its Gram matrices, which are made in blocks and not kept.
 
     Args:
-        xx: (n, n) of the first.
-        yy: (m, m) of the second.
-        xy: (n, m) between them.
+        first: n graphs.
+        second: m graphs, those that are compared with.
+        statistic: which.
+        convention: whose kernel.
+
+    Raises:
+        DataError: a set is empty.
+        UserError: there is no such convention or statistic.
     """
 
-    xx: Array
-    yy: Array
-    xy: Array
+    first: Graphs
+    second: Graphs
+    statistic: Statistic
+    convention: Convention
 
-    @classmethod
-    def of(cls, first: Graphs, second: Graphs, statistic: Statistic, convention: Convention) -> Grams:
-        """Gram matrices of two sets of graphs.
-
-        Args:
-            first: n graphs.
-            second: m graphs.
-            statistic: which.
-            convention: whose kernel.
-
-        Raises:
-            DataError: a set is empty.
-            UserError: there is no such convention or statistic.
-        """
-        kernel = kernel_of(statistic, convention)
-        for name, graphs in (("first", first), ("second", second)):
+    def __post_init__(self) -> None:
+        kernel_of(self.statistic, self.convention)
+        for name, graphs in (("first", self.first), ("second", self.second)):
             if not len(graphs):
                 raise DataError(f"the {name} of two sets of graphs to compare is empty")
-        x, y = features(first, statistic), features(second, statistic)
-        return cls(_own(first, statistic, convention), _own(second, statistic, convention), kernel.gram(x, y))
+
+    @property
+    def rows(self) -> tuple[Array, Array]:
+        """The statistic of the graphs of both sets, (n, p) and (m, q)."""
+        return features(self.first, self.statistic), features(self.second, self.statistic, keep=True)
 
     def mmd(self) -> float:
         """MMD^2, the biased V-statistic."""
-        return float(self.xx.mean() + self.yy.mean() - 2 * self.xy.mean())
+        x, y = self.rows
+        return self._own(self.first, x) + self._own(self.second, y) - 2 * self._mean(x, y)
 
     def weighted(self, counts: Array, others: Array | None = None) -> Array:
         """MMD^2 of multisets drawn from both sides.
@@ -166,12 +184,27 @@ class Grams:
         Returns:
             (resamples,).
         """
+        x, y = self.rows
         a = counts / counts.sum(1, keepdims=True)
-        within = np.einsum("ri,ij,rj->r", a, self.xx, a, optimize=True)
         if others is None:
-            return within + self.yy.mean() - 2 * (a @ self.xy.mean(1))
-        b = others / others.sum(1, keepdims=True)
-        return within + np.einsum("ri,ij,rj->r", b, self.yy, b, optimize=True) - 2 * np.einsum("ri,ij,rj->r", a, self.xy, b, optimize=True)
+            b, within = np.full((1, len(y)), 1 / len(y)), np.asarray(self._own(self.second, y))
+        else:
+            b = others / others.sum(1, keepdims=True)
+            within = self._form(b, y, b, y)
+        return self._form(a, x, a, x) + within - 2 * self._form(a, x, b, y)
+
+    def _form(self, a: Array, x: Array, b: Array, y: Array) -> Array:
+        """a_r^T K(x, y) b_r for every resample r."""
+        kernel = kernel_of(self.statistic, self.convention)
+        return np.asarray(sum((a[:, part] * (b @ gram.T)).sum(1) for part, gram in kernel.blocks(x, y)))
+
+    def _mean(self, x: Array, y: Array) -> float:
+        kernel = kernel_of(self.statistic, self.convention)
+        return sum(float(gram.sum()) for _, gram in kernel.blocks(x, y)) / (len(x) * len(y))
+
+    def _own(self, graphs: Graphs, rows: Array) -> float:
+        """The mean kernel of a set with itself, remembered by the content of the set."""
+        return _means.of((graphs.digest, self.statistic, self.convention), lambda: self._mean(rows, rows))
 
 
 def kernel_of(statistic: str, convention: str) -> Kernel:
@@ -206,7 +239,7 @@ def mmd(first: Graphs, second: Graphs, statistic: Statistic, convention: Convent
         DataError: a set is empty.
         UserError: there is no such statistic or convention.
     """
-    return Grams.of(first, second, statistic, convention).mmd()
+    return Grams(first, second, statistic, convention).mmd()
 
 
 def distances(
@@ -279,7 +312,7 @@ def resampled(
     if size < 1:
         raise UserError(f"size must be at least 1 graph, got {size}")
     counts = draws(len(made), size, resamples, seed)
-    return {name: Spread.of(Grams.of(made, real, name, convention).weighted(counts)) for name in chosen(statistics)}
+    return {name: Spread.of(Grams(made, real, name, convention).weighted(counts)) for name in chosen(statistics)}
 
 
 def floor(
@@ -327,12 +360,3 @@ def draws(count: int, size: int, resamples: int, seed: int) -> Array:
         else:
             made[r] = np.bincount(rng.integers(count, size=size), minlength=count)
     return made
-
-
-_grams: Memory[Array] = Memory(32)
-
-
-def _own(graphs: Graphs, statistic: Statistic, convention: Convention) -> Array:
-    """The Gram matrix of a set with itself, remembered by the content of the set."""
-    rows = features(graphs, statistic)
-    return _grams.of((graphs.digest, statistic, convention), lambda: kernel_of(statistic, convention).gram(rows, rows))

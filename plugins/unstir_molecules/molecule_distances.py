@@ -10,9 +10,13 @@ arXiv:2202.02514.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
-from unstir.errors import UserError
+from unstir.plugin.options import at_least
 from unstir.plugin.protocols import Case, Estimate, MetricInfo, Score
 from unstir_molecules import fcd, fragments, nspdk, similarity
 from unstir_molecules.judge import chosen, every, with_parts
@@ -23,7 +27,7 @@ JACKKNIFE = "the interval is that of a block jackknife of 20 blocks (conservativ
 
 
 @dataclass(frozen=True)
-class OfSets:
+class OfSets(ABC):
     """A number of two sets of molecules, each a random part of what there is.
 
     Args:
@@ -37,60 +41,126 @@ class OfSets:
     count: int = 1000
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.count < 2:
-            raise UserError(f"a distance of sets needs a count of at least 2, got {self.count}")
+    floored: ClassVar[bool] = False
+    """Is the training set compared with the test set too?"""
 
-    def sides(self, estimate: Estimate, case: Case) -> tuple[list[str], list[str]]:
-        """As many of the made molecules as of the test set.
+    def __post_init__(self) -> None:
+        at_least(self, count=2)
+
+    @abstractmethod
+    def describe(self) -> list[MetricInfo]:
+        """An entry a number."""
+
+    def __call__(self, estimate: Estimate, case: Case) -> dict[str, Score]:
+        """Draw as many of the made molecules as of the real ones, and compare.
 
         Args:
             estimate: a set of molecules.
             case: with its truth.
         """
-        made, test = [one for one in every(estimate.data) if one], test_of(case)
-        n = min(self.count, len(made), len(test))
-        return ([], []) if n < 2 else (chosen(made, n, self.seed), chosen(test, n, self.seed + 1))
+        made = [one for one in every(estimate.data) if one]
+        real = [test_of(case), train_of(case)] if self.floored else [test_of(case)]
+        n = min(self.count, len(made), *map(len, real))
+        if n < 2:
+            return self.without(n)
+        drawn = [chosen(one, self.count, self.seed + 1 + place) for place, one in enumerate(real)]  # the same for every method
+        return self.compared(n, chosen(made, n, self.seed), *drawn)
+
+    def without(self, n: int) -> dict[str, Score]:
+        """What is said where there is nothing to compare.
+
+        Args:
+            n: molecules of the smaller side.
+        """
+        return {info.key: Score(float("nan")) for info in self.describe()}
+
+    @abstractmethod
+    def compared(self, n: int, ours: list[str], theirs: list[str], *train: list[str]) -> dict[str, Score]:
+        """The numbers.
+
+        Args:
+            n: molecules of each side.
+            ours: n made ones.
+            theirs: of the test set, of which the first n count; what is seen in all of them is kept.
+            train: of the training set, the same, where it is compared too.
+        """
+
+    def jackknifed(self, distance: Callable[[Any, Any], float], ours: Any, theirs: Any) -> Score:
+        """A distance of two sets with the parts of a block jackknife.
+
+        Args:
+            distance: of rows.
+            ours: a row a molecule.
+            theirs: a row a molecule.
+        """
+        sizes = (ours.shape[0], theirs.shape[0])
+        return Score(*with_parts(lambda left, right: distance(ours[left], theirs[right]), sizes, seed=self.seed))
 
 
 @dataclass(frozen=True)
 class FCD(OfSets):
-    """Frechet ChemNet distance to the test set, its n, and that of the training set at the same n."""
+    """Frechet ChemNet distance to the test set, its n, and that of the training set at the same n.
+
+    Args:
+        count: molecules of each side at most.
+        seed: draws them.
+        labelled: do the keys name the count ("fcd-1000"), so that two counts stand beside each other?
+
+    Raises:
+        UserError: fewer than 2.
+    """
+
+    labelled: bool = False
+
+    floored: ClassVar[bool] = True
+
+    @property
+    def keys(self) -> tuple[str, str, str]:
+        """The keys of the distance, its n and its floor."""
+        tail = f"-{self.count}" if self.labelled else ""
+        return f"fcd{tail}", f"fcd-n{tail}", f"fcd-floor{tail}"
 
     def describe(self) -> list[MetricInfo]:
         """The distance, its n and its floor."""
+        (key, many, floor), at = self.keys, f" ({self.count})" if self.labelled else ""
         how = "Frechet distance of ChemNet activations (network of fcd; canonical SMILES without isomers, padded to 350; repeats count)"
         n = f"n molecules on each side, {self.count} at most; biased upwards by a term that falls with n"
         return [
-            MetricInfo("fcd", "FCD", "", "down", f"{how} between made samples and the test set, {n}; {JACKKNIFE}"),
-            MetricInfo("fcd-n", "FCD's n", "", "neither", "molecules on each side of the FCD"),
-            MetricInfo("fcd-floor", "FCD of train", "", "neither", f"{how} between the training set and the test set at the same n"),
+            MetricInfo(key, f"FCD{at}", "", "down", f"{how} between made samples and the test set, {n}; {JACKKNIFE}"),
+            MetricInfo(many, f"FCD's n{at}", "", "neither", "molecules on each side of the FCD"),
+            MetricInfo(floor, f"FCD of train{at}", "", "neither", f"{how} between the training set and the test set at the same n"),
         ]
 
-    def __call__(self, estimate: Estimate, case: Case) -> dict[str, Score]:
+    def without(self, n: int) -> dict[str, Score]:
+        """Its n alone.
+
+        Args:
+            n: molecules of the smaller side.
+        """
+        return super().without(n) | {self.keys[1]: Score(float(n))}
+
+    def compared(self, n: int, ours: list[str], theirs: list[str], *train: list[str]) -> dict[str, Score]:
         """Look through ChemNet.
 
         Args:
-            estimate: a set of molecules.
-            case: with its truth.
+            n: molecules of each side.
+            ours: n made ones.
+            theirs: of the test set.
+            train: of the training set.
 
         Raises:
             MissingExtra: fcd is not installed.
         """
-        ours, theirs = self.sides(estimate, case)
-        train = train_of(case)
-        n = min(len(ours), len(train))
-        if n < 2:
-            return {"fcd": Score(float("nan")), "fcd-n": Score(float(n)), "fcd-floor": Score(float("nan"))}
-        test = fcd.activations(chosen(test_of(case), self.count, self.seed + 1))[:n]  # the same for every method: remembered
-        floor = fcd.activations(chosen(train, self.count, self.seed + 2))[:n]
-        found = fcd.between(fcd.activations(ours[:n]), test, seed=self.seed)
-        return {"fcd": Score(found.value, found.parts), "fcd-n": Score(float(n)), "fcd-floor": Score(fcd.frechet(floor, test))}
+        test, seen = (fcd.activations(one, keep=True)[:n] for one in (theirs, *train))
+        found = self.jackknifed(fcd.frechet, fcd.activations(ours), test)
+        return dict(zip(self.keys, (found, Score(float(n)), Score(fcd.frechet(seen, test))), strict=True))
 
 
 @dataclass(frozen=True)
 class NSPDK(OfSets):
     """MMD^2 under the neighbourhood subgraph pairwise distance kernel to the test set, and that of the training set."""
+
+    floored: ClassVar[bool] = True
 
     def describe(self) -> list[MetricInfo]:
         """The distance and its floor."""
@@ -101,21 +171,18 @@ class NSPDK(OfSets):
             MetricInfo("nspdk-floor", "NSPDK of train", "", "neither", f"{how}; the training set against the test set at the same n"),
         ]
 
-    def __call__(self, estimate: Estimate, case: Case) -> dict[str, Score]:
+    def compared(self, n: int, ours: list[str], theirs: list[str], *train: list[str]) -> dict[str, Score]:
         """Embed and compare.
 
         Args:
-            estimate: a set of molecules.
-            case: with its truth.
+            n: molecules of each side.
+            ours: n made ones.
+            theirs: of the test set.
+            train: of the training set.
         """
-        ours, theirs = self.sides(estimate, case)
-        train = train_of(case)
-        n = min(len(ours), len(train))
-        if n < 2:
-            return {"nspdk": Score(float("nan")), "nspdk-floor": Score(float("nan"))}
-        made, test, seen = (nspdk.embedded(one) for one in (ours[:n], theirs[:n], chosen(train, n, self.seed + 2)))
-        value, parts = with_parts(lambda left, right: nspdk.squared_mmd(made[left], test[right]), (n, n), seed=self.seed)
-        return {"nspdk": Score(value, parts), "nspdk-floor": Score(nspdk.squared_mmd(seen, test))}
+        test, seen = (nspdk.embedded(one, keep=True)[:n] for one in (theirs, *train))
+        found = self.jackknifed(nspdk.squared_mmd, nspdk.embedded(ours), test)
+        return {"nspdk": found, "nspdk-floor": Score(nspdk.squared_mmd(seen, test))}
 
 
 @dataclass(frozen=True)
@@ -134,18 +201,18 @@ class Similarity(OfSets):
             MetricInfo("intdiv", "IntDiv", "", "neither", f"{varied}; {SAMPLES}"),
         ]
 
-    def __call__(self, estimate: Estimate, case: Case) -> dict[str, Score]:
+    def compared(self, n: int, ours: list[str], theirs: list[str], *train: list[str]) -> dict[str, Score]:
         """Compare bits.
 
         Args:
-            estimate: a set of molecules.
-            case: with its truth.
+            n: molecules of each side.
+            ours: n made ones.
+            theirs: of the test set.
+            train: none.
         """
-        ours, theirs = (similarity.fingerprints(one) for one in self.sides(estimate, case))
-        if not len(ours):
-            return {"snn": Score(float("nan")), "intdiv": Score(float("nan"))}
-        near = similarity.nearest_similarity(ours, theirs)
-        apart = 1.0 - similarity.mean_similarity(ours, ours)
+        bits = similarity.fingerprints(ours)
+        near = similarity.nearest_similarity(bits, similarity.fingerprints(theirs, keep=True)[:n])
+        apart = 1.0 - similarity.mean_similarity(bits, bits)
         parts = apart.mean() + 2.0 * (apart - apart.mean())  # a mean over pairs moves twice as much with a sample as a mean over samples
         return {
             "snn": Score(float(near.mean()), tuple(float(part) for part in near)),
@@ -175,22 +242,23 @@ class Fragments(OfSets):
             MetricInfo("scaf", "Scaf", "", "up", f"{scaf}; {how}"),
         ]
 
-    def __call__(self, estimate: Estimate, case: Case) -> dict[str, Score]:
+    def compared(self, n: int, ours: list[str], theirs: list[str], *train: list[str]) -> dict[str, Score]:
         """Cut and count.
 
         Args:
-            estimate: a set of molecules.
-            case: with its truth.
+            n: molecules of each side.
+            ours: n made ones.
+            theirs: of the test set.
+            train: none.
         """
-        sides = self.sides(estimate, case)
-        if not sides[0]:
-            return {"frag": Score(float("nan")), "scaf": Score(float("nan"))}
-        cut = {"frag": map(fragments.fragments_of, sides), "scaf": (fragments.scaffolds_of(one, self.rings) for one in sides)}
+        cuts: dict[str, Callable[..., list[list[str]]]] = {
+            "frag": fragments.fragments_of,
+            "scaf": partial(fragments.scaffolds_of, rings=self.rings),
+        }
         scores = {}
-        for key, found in cut.items():
-            ours, theirs = fragments.counts(list(found))
-            sizes = (ours.shape[0], theirs.shape[0])
-            scores[key] = Score(*with_parts(lambda a, b, x=ours, y=theirs: fragments.cosine(x[a], y[b]), sizes, seed=self.seed))  # type: ignore[misc]
+        for key, cut in cuts.items():
+            made, test = fragments.counts([cut(ours), cut(theirs, keep=True)[:n]])
+            scores[key] = self.jackknifed(fragments.cosine, made, test)
         return scores
 
 
@@ -204,19 +272,14 @@ class Properties(OfSets):
         told = {name: f"Wasserstein-1 distance (SciPy) of the laws of {title} (RDKit) {how}" for name, title in TITLES.items()}
         return [MetricInfo(f"w1-{name}", f"W1 {TITLES[name]}", UNITS[name], "down", told[name]) for name in NAMES]
 
-    def __call__(self, estimate: Estimate, case: Case) -> dict[str, Score]:
+    def compared(self, n: int, ours: list[str], theirs: list[str], *train: list[str]) -> dict[str, Score]:
         """Compute and compare.
 
         Args:
-            estimate: a set of molecules.
-            case: with its truth.
+            n: molecules of each side.
+            ours: n made ones.
+            theirs: of the test set.
+            train: none.
         """
-        sides = self.sides(estimate, case)
-        if not sides[0]:
-            return {f"w1-{name}": Score(float("nan")) for name in NAMES}
-        ours, theirs = (properties(one) for one in sides)
-        scores = {}
-        for name in NAMES:
-            x, y = ours[name], theirs[name]
-            scores[f"w1-{name}"] = Score(*with_parts(lambda a, b, x=x, y=y: wasserstein(x[a], y[b]), (len(x), len(y)), seed=self.seed))  # type: ignore[misc]
-        return scores
+        made, test = properties(ours), properties(theirs, keep=True)
+        return {f"w1-{name}": self.jackknifed(wasserstein, made[name], test[name][:n]) for name in NAMES}

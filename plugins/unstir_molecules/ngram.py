@@ -22,9 +22,9 @@ from rdkit import Chem, rdBase
 
 from unstir.errors import DataError, UserError
 from unstir.plugin.protocols import Case, Estimate, Progress
+from unstir_molecules.each import mapped
 from unstir_molecules.judge import every
 from unstir_molecules.molecules import molecule_set
-from unstir_molecules.processes import mapped
 
 Array = NDArray[Any]
 Tokens = Literal["characters", "symbols"]

@@ -26,7 +26,9 @@ from rdkit import rdBase
 from scipy.sparse import coo_matrix, csr_matrix, vstack
 
 from unstir.errors import DataError, UserError
-from unstir_molecules.each import molecule
+from unstir.plugin.kept import Arrays
+from unstir_molecules.each import molecules
+from unstir_molecules.remembered import of_distinct
 
 Array = NDArray[Any]
 COMPLEXITY = 4
@@ -35,6 +37,7 @@ PLACES = 1 << 16
 """Length of a feature vector."""
 CELLS = 1_000_000
 """Pairs of atoms worked on at a time."""
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -198,11 +201,12 @@ def _rows(graphs: Sequence[Labelled], complexity: int) -> csr_matrix:
     return csr_matrix(made.multiply(1.0 / np.asarray(length)))
 
 
-def embedded(smiles: Iterable[str]) -> csr_matrix:
-    """Feature vectors of molecules.
+def embedded(smiles: Iterable[str], *, keep: bool = False) -> csr_matrix:
+    """Feature vectors of molecules; distinct ones are looked at once, and remembered.
 
     Args:
         smiles: SMILES, each a molecule.
+        keep: is this a set that comes again in other runs, as a test set does? Then it is remembered on disk too.
 
     Returns:
         (n, 65536) float64 rows of unit length.
@@ -210,15 +214,14 @@ def embedded(smiles: Iterable[str]) -> csr_matrix:
     Raises:
         DataError: one is no molecule.
     """
-    names, place = np.unique(np.asarray(list(smiles), dtype=str), return_inverse=True)
-    graphs = []
-    with rdBase.BlockLogs():
-        for one in names:
-            mol = molecule(str(one))
-            if mol is None:
-                raise DataError(f"{str(one)!r} is no molecule: leave out what is not valid before asking for NSPDK")
-            graphs.append(labelled(mol))
-    return features(graphs)[place]
+    found, place = of_distinct("nspdk", [VERSION, COMPLEXITY, PLACES, rdBase.rdkitVersion], smiles, _embedded, keep=keep)
+    parts = (found["data"], found["indices"], found["indptr"])
+    return csr_matrix(parts, shape=(len(found["indptr"]) - 1, PLACES))[place]
+
+
+def _embedded(names: list[str]) -> Arrays:
+    made = features([labelled(mol) for mol in molecules(names, "NSPDK")])
+    return {"data": made.data, "indices": made.indices, "indptr": made.indptr}
 
 
 def squared_mmd(ours: csr_matrix, theirs: csr_matrix) -> float:

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rdkit import RDConfig
+from rdkit import RDConfig, rdBase
 from rdkit.Chem import QED, Descriptors, rdMolDescriptors
 
 from unstir.errors import UserError, nearest
+from unstir_molecules import remembered
 from unstir_molecules.each import each, molecule
 from unstir_molecules.similarity import fingerprint, tanimoto
 
@@ -28,6 +29,7 @@ Reward = Callable[[str], float]
 
 NAMES = ("qed", "sa", "logp", "weight", "rings")
 """Columns of `properties`, in order."""
+VERSION = 1
 UNITS = {"qed": "", "sa": "", "logp": "", "weight": "Da", "rings": ""}
 """Unit of each property."""
 TITLES = {"qed": "QED", "sa": "SA", "logp": "logP", "weight": "weight", "rings": "rings"}
@@ -95,18 +97,23 @@ def described(mol: Any) -> list[float]:
     return [drug_likeness(mol), synthetic_accessibility(mol), log_p(mol), float(weight), float(mol.GetRingInfo().NumRings())]
 
 
-def properties(smiles: Iterable[str]) -> dict[str, Array]:
-    """Properties of a set of molecules.
+def properties(smiles: Iterable[str], *, keep: bool = False) -> dict[str, Array]:
+    """Properties of a set of molecules; distinct ones are looked at once, and remembered.
 
     Args:
         smiles: SMILES, "" for none.
+        keep: is this a set that comes again in other runs, as a test set does? Then it is remembered on disk too.
 
     Returns:
         Float64 arrays of the set's length by the names of `NAMES`, NaN where there is no molecule.
     """
-    rows = each(described, smiles)
-    table = np.asarray([[np.nan] * len(NAMES) if row is None else row for row in rows], dtype=np.float64).reshape(-1, len(NAMES))
+    table = remembered.rows("properties", [VERSION, NAMES, rdBase.rdkitVersion], smiles, _described, keep=keep)
     return {name: table[:, column] for column, name in enumerate(NAMES)}
+
+
+def _described(names: list[str]) -> Array:
+    rows = [[np.nan] * len(NAMES) if row is None else row for row in each(described, names)]
+    return np.asarray(rows, dtype=np.float64).reshape(-1, len(NAMES))
 
 
 def wasserstein(ours: Array, theirs: Array) -> float:

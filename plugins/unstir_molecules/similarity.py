@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from rdkit import rdBase
 from rdkit.Chem import rdFingerprintGenerator
 
-from unstir.errors import DataError
-from unstir_molecules.each import molecule
+from unstir_molecules import remembered
+from unstir_molecules.each import molecules
 
 Array = NDArray[Any]
 RADIUS, BITS = 2, 1024
@@ -44,11 +44,12 @@ def fingerprint(mol: Any) -> Array:
     return np.asarray(_generator().GetFingerprintAsNumPy(mol))
 
 
-def fingerprints(smiles: Iterable[str]) -> Array:
-    """Fingerprints of a set of molecules.
+def fingerprints(smiles: Iterable[str], *, keep: bool = False) -> Array:
+    """Fingerprints of a set of molecules; distinct ones are looked at once, and remembered.
 
     Args:
         smiles: SMILES, each a molecule.
+        keep: is this a set that comes again in other runs, as a test set does? Then it is remembered on disk too.
 
     Returns:
         (n, 1024) uint8 of zeros and ones.
@@ -56,17 +57,12 @@ def fingerprints(smiles: Iterable[str]) -> Array:
     Raises:
         DataError: one is no molecule.
     """
-    listed = list(smiles)
-    known: dict[str, Array] = {}
-    with rdBase.BlockLogs():
-        for one in listed:
-            if one in known:
-                continue
-            mol = molecule(one)
-            if mol is None:
-                raise DataError(f"{one!r} is no molecule: leave out what is not valid before asking for similarity")
-            known[one] = fingerprint(mol)
-    return np.stack([known[one] for one in listed]) if listed else np.zeros((0, BITS), np.uint8)
+    return np.unpackbits(remembered.rows("morgan", [RADIUS, BITS, rdBase.rdkitVersion], smiles, _packed, keep=keep), axis=1)
+
+
+def _packed(names: list[str]) -> Array:
+    bits = [np.packbits(fingerprint(mol)) for mol in molecules(names, "similarity")]
+    return np.stack(bits) if bits else np.zeros((0, BITS // 8), np.uint8)
 
 
 def tanimoto(a: Array, b: Array) -> float:

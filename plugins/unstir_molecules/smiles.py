@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any, Literal
 
-from unstir.errors import DataError, UserError, nearest
+from unstir.errors import DataError, nearest
+from unstir.plugin.options import at_least, one_of
 from unstir_molecules.atoms import Vocabulary
-from unstir_molecules.kekule import REASONS, fault, parsed, problem_of
-from unstir_molecules.processes import mapped
+from unstir_molecules.each import mapped
+from unstir_molecules.kekule import REASONS, fault, is_mol, parsed, problem_of
 from unstir_molecules.valence import kept
 
 Charged = Literal["drop", "keep"]
@@ -30,7 +31,7 @@ Fragments = Literal["drop", "largest"]
 Duplicates = Literal["keep", "drop"]
 
 COLUMNS = ("smiles", "canonical_smiles", "smi")
-"""Names of the column of SMILES, in any case, first come first."""
+"""Names of the column of SMILES, in any case, first come first; else the one column whose name has "smiles" in it."""
 READABLE = "readable are .csv, .tsv, .smi, .smiles, .txt and .sdf (.gz, .xz, .bz2 too)"
 _PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, csv.Error)
@@ -58,11 +59,8 @@ class Rules:
     largest: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (("charged", get_args(Charged)), ("fragments", get_args(Fragments)), ("duplicates", get_args(Duplicates))):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if self.largest < 0:
-            raise UserError(f"largest must be at least 0, got {self.largest}")
+        one_of(self, charged=Charged, fragments=Fragments, duplicates=Duplicates)
+        at_least(self, largest=0)
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,8 @@ class Read:
         if not self.dropped:
             return ""
         parts = ", ".join(f"{count:,} with {REASONS[reason]}" for reason, count in self.counts.items())
-        return f"{len(self.dropped):,} of {len(self.dropped) + len(self.smiles):,} molecules are left out: {parts}"
+        lost, whole = len(self.dropped), len(self.dropped) + len(self.smiles)
+        return f"{lost:,} of {whole:,} molecules {'is' if lost == 1 else 'are'} left out: {parts}"
 
 
 def read(path: str | Path, *, column: str = "", rules: Rules | None = None, workers: int = 0) -> Read:
@@ -128,22 +127,29 @@ def read(path: str | Path, *, column: str = "", rules: Rules | None = None, work
     try:
         items = list(_SUFFIXES[suffix](path, column))
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no text in UTF-8 (byte {error.start})") from error
+        raise DataError(f"{path} is no text in UTF-8 (byte {error.start}); save it as such") from error
     except _BROKEN as error:
         raise DataError(f"{path} is damaged: {' '.join(str(error).split())}") from error
     if not items:
         raise DataError(f"{path} has no molecules")
     found = cleaned([item for _, item in items], rules, lines=[line for line, _ in items], workers=workers)
     if not found.smiles:
-        raise DataError(f"{path} has no molecule that can be used; {found.said()}")
+        raise DataError(f"{path} has no molecule that can be used; {found.said()}{_remedy(found)}")
     return found
+
+
+def _remedy(found: Read) -> str:
+    """The options that would keep molecules of a file from which none was kept."""
+    options = {"charged": "charged=keep", "fragments": "fragments=largest"}
+    helpful = [options[reason] for reason in found.counts if reason in options]
+    return f"; {' and '.join(helpful)} would keep such" if helpful else ""
 
 
 def cleaned(items: Sequence[Any], rules: Rules | None = None, *, lines: Sequence[int] | None = None, workers: int = 0) -> Read:
     """Canonical SMILES of molecules, and what is left out.
 
     Args:
-        items: SMILES (None and "" are "empty") or RDKit molecules.
+        items: SMILES (None, NaN and "" are "empty") or RDKit molecules.
         rules: what is left out; `Rules`' defaults when None.
         lines: a number of each; 1, 2, ... when None.
         workers: processes for SMILES; 0 for as many as there are cores.
@@ -195,7 +201,7 @@ def _canonical(items: Sequence[Any], rules: Rules) -> list[tuple[str, str]]:
     made = []
     with rdBase.BlockLogs():
         for item in items:
-            mol, reason = parsed(item) if item is None or isinstance(item, str) else _plain_mol(item)
+            mol, reason = _plain_mol(item) if is_mol(item) else parsed(item)
             if mol is not None and rules.fragments == "largest":
                 whole = Chem.MolToSmiles(mol)
                 if "." in whole:
@@ -259,14 +265,17 @@ def _table(path: Path, column: str) -> Iterator[tuple[int, str]]:
     """SMILES of a column; newlines inside a cell, as in zinc250k.csv, are none of it."""
     csv.field_size_limit(1 << 24)
     with _opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=_delimiter(path, file))
-        head = [name.strip() for name in next(rows, [])]
-        at = _column(path, head, column)
-        line = rows.line_num
-        for row in rows:
-            if row:
-                yield line + 1, row[at].strip() if at < len(row) else ""
-            line = rows.line_num
+        rows = csv.reader(file, delimiter=_delimiter(path, file), strict=True)  # else a lost quote swallows the rest of the file
+        line = 0
+        try:
+            head = [name.strip() for name in next(rows, [])]
+            at, line = _column(path, head, column), rows.line_num
+            for row in rows:
+                if row:
+                    yield line + 1, row[at].strip() if at < len(row) else ""
+                line = rows.line_num
+        except csv.Error as error:
+            raise DataError(f"the quotes of the row at line {line + 1} of {path} do not close: {error}") from error
 
 
 def _delimiter(path: Path, file: io.TextIOWrapper) -> str:
@@ -285,11 +294,18 @@ def _column(path: Path, head: Sequence[str], column: str) -> int:
             like = nearest(column, head, 1)
             raise DataError(f"{path} has no column {column!r} but {told}{f'; did you mean {like[0]!r}?' if like else ''}")
         return head.index(column)
+    plain = [name.lower().replace(" ", "_") for name in head]
     for name in COLUMNS:
-        for at, one in enumerate(head):
-            if one.lower() == name:
-                return at
-    raise DataError(f"{path} has no column of SMILES (smiles, canonical_smiles) but {told}; name it: column=NAME")
+        if name in plain:
+            return plain.index(name)
+    like = [name for name in head if "smiles" in name.lower()]
+    if len(like) == 1:
+        return head.index(like[0])
+    if any(name is not None for name in _plain(head)):
+        raise DataError(f"{path} begins with a molecule, not with names of columns: give it the head smiles, or save it as .smi")
+    raise DataError(
+        f"{path} has {'several columns' if like else 'no column'} of SMILES (smiles, canonical_smiles) but {told}; name it: column=NAME"
+    )
 
 
 def _records(path: Path, column: str) -> Iterator[tuple[int, Any]]:

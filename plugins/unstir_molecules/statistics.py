@@ -5,7 +5,7 @@
     orbit        mean over nodes of the 15 orbit counts, not normalised
     spectral     share of eigenvalues of 1 - D^-1/2 A D^-1/2 in 200 bins on [-1e-5, 2]; an isolated node has the eigenvalue 0
 
-Rows are kept in memory by the content of the set, so that a reference set is worked on once. A graph without nodes counts as one isolated
+Rows are remembered by the content of the set, so that a reference set is worked on once. A graph without nodes counts as one isolated
 node, as the field's post-processing makes of it. Eigenvalues beyond 2 by rounding are in the last bin.
 
 Reference: You et al. 2018 (GraphRNN), arXiv:1802.08773; Liao et al. 2019 (GRAN, spectra), arXiv:1910.00760.
@@ -13,9 +13,8 @@ Reference: You et al. 2018 (GraphRNN), arXiv:1802.08773; Liao et al. 2019 (GRAN,
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Generic, Literal, TypeVar, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from unstir.errors import UserError
 from unstir_molecules.graphs import Graphs
 from unstir_molecules.orbits import orbit_counts
+from unstir_molecules.remembered import of_graphs
 
 Array = NDArray[Any]
 Statistic = Literal["degree", "clustering", "orbit", "spectral"]
@@ -31,43 +31,16 @@ CLUSTERING_BINS = 100
 SPECTRAL_BINS = 200
 SPECTRAL_RANGE = (-1e-5, 2.0)
 ABSENT = 9.0  # an eigenvalue of padding, beyond any of a graph
-T = TypeVar("T")
+VERSION = 1
 
 
-class Memory(Generic[T]):
-    """What was worked out, by key; the least recently used is forgotten first.
-
-    Args:
-        limit: how many to remember.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._kept: OrderedDict[Hashable, T] = OrderedDict()
-
-    def of(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What is remembered under a key, made where there is nothing yet.
-
-        Args:
-            key: what it depends on.
-            make: makes it.
-        """
-        made = self._kept.pop(key) if key in self._kept else make()
-        self._kept[key] = made
-        while len(self._kept) > self.limit:
-            self._kept.popitem(last=False)
-        return made
-
-
-_rows: Memory[Array] = Memory(64)
-
-
-def features(graphs: Graphs, statistic: Statistic) -> Array:
+def features(graphs: Graphs, statistic: Statistic, *, keep: bool = False) -> Array:
     """One statistic of each graph, remembered by the content of the set.
 
     Args:
         graphs: the set.
         statistic: which, of `STATISTICS`.
+        keep: is this a set that comes again in other runs, as a test set does? Then it is remembered on disk too.
 
     Returns:
         (graphs, width) float64, not to be written to; the width of ``"degree"`` is the largest degree + 1, of the others fixed.
@@ -77,13 +50,7 @@ def features(graphs: Graphs, statistic: Statistic) -> Array:
     """
     if statistic not in STATISTICS:
         raise UserError(f"there is no graph statistic {statistic!r}; there are {', '.join(STATISTICS)}")
-    return _rows.of((graphs.digest, statistic), lambda: _made(graphs, statistic))
-
-
-def _made(graphs: Graphs, statistic: Statistic) -> Array:
-    made = _MAKERS[statistic](graphs)
-    made.flags.writeable = False
-    return made
+    return of_graphs(f"graphs-{statistic}-{VERSION}", graphs, lambda: _MAKERS[statistic](graphs), keep=keep and statistic != "degree")
 
 
 def degree_shares(graphs: Graphs) -> Array:

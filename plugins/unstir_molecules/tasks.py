@@ -7,6 +7,7 @@ own set is split by a hash of each molecule (of each isomorphism class of graphs
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -109,6 +110,8 @@ class Generate(Generation):
         from unstir_molecules.smiles import Rules, read
 
         found = read(path, column=column, rules=Rules(charged=charged, fragments=fragments, duplicates="drop"))  # type: ignore[arg-type]
+        if found.dropped:
+            warnings.warn(f"{path}: {found.said()}", stacklevel=2)
         facts = {f"left out ({reason})": str(number) for reason, number in found.counts.items()}
         made = molecule_set(found.smiles, key=Path(path).name.partition(".")[0], attrs={"facts": facts})
         return made.assign(split=("sample", hashed_split(found.smiles, self.test)))
@@ -128,7 +131,10 @@ class Generate(Generation):
             raise DataError(f"the set {key!r} does not say which of its molecules are for training and which for the test")
         chosen = np.flatnonzero(item["split"].values == name)
         if not len(chosen):
-            raise DataError(f"the set {key!r} has no molecule in its part {name!r}")
+            raise DataError(
+                f"the set {key!r} has no molecule in its part {name!r}: of its {item.sizes['sample']}, a hash of each decides; give more, "
+                "or another share for the test (task.test)"
+            )
         return item.isel(sample=chosen).drop_vars("split")
 
     def size(self, item: xr.Dataset) -> int:
@@ -171,12 +177,13 @@ class GenerateGraphs(Generation):
     metrics: ClassVar[tuple[str, ...]] = tuple(f"graphs/{name}" for name in ("mmd-gdss", "mmd-spectre", "novelty", "connected", "sizes"))
     figures: ClassVar[tuple[str, ...]] = ("graphs/grid", "graphs/statistics")
 
-    def read(self, path: Path, *, largest: int = 1000) -> xr.Dataset:
+    def read(self, path: Path, *, largest: int = 1000, directed: bool = False) -> xr.Dataset:
         """A user's own graphs (GraphML, GML, edge list, npz), split by a hash of each isomorphism class.
 
         Args:
             path: the file.
             largest: nodes of a graph, at most.
+            directed: are graphs with directed edges taken, without their directions?
 
         Raises:
             DataError: the file is missing or holds no graphs.
@@ -185,7 +192,7 @@ class GenerateGraphs(Generation):
         from unstir_molecules.graphs import graph_set
         from unstir_molecules.isomorphism import hashes
 
-        graphs = read(path, largest=largest)
+        graphs = read(path, largest=largest, directed=directed)
         names = [str(value) for value in hashes(graphs)]
         return graph_set(graphs, Path(path).name.partition(".")[0], split=hashed_split(names, self.test))
 

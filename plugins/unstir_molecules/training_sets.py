@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from unstir_molecules.dense import Dense
 from unstir_molecules.graphs import Graphs
 from unstir_molecules.sampling import histogram
 
+LEFT = "left out ("
+"""Begins the facts of a set that say what its reader left out."""
 HELD_OUT = 512
 """Held-out graphs, at most a twentieth."""
 
@@ -40,6 +43,7 @@ class TrainingGraphs:
         target_names: what they are.
         lost: molecules that the vocabulary cannot say.
         citation: of the data.
+        left_out: what its reader left out, how many for each reason.
     """
 
     seen: Dense
@@ -52,6 +56,7 @@ class TrainingGraphs:
     target_names: tuple[str, ...] = ()
     lost: tuple[Lost, ...] = ()
     citation: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, item: xr.Dataset, *, batch: int = 128, targets: Sequence[str] = (), told: float = 0.0) -> TrainingGraphs:
@@ -80,14 +85,19 @@ class TrainingGraphs:
         else:
             graphs = Graphs.of_dataset(item)
             dense = (graphs if chosen is None else graphs.take(chosen)).dense()
+        key = item.attrs.get("key", "the set")
         if len(dense) < 2:
-            raise DataError(f"{item.attrs.get('key', 'the set')} has {len(dense)} graphs to learn from, and 2 are needed at least")
+            raise DataError(f"{key} has {'one graph' if len(dense) else 'no graph'} to learn from, and 2 are needed at least")
+        if not dense.pairs.any():
+            raise DataError(f"every graph of {key} has a single node: there is nothing between nodes to learn from")
         order = np.random.default_rng(0).permutation(len(dense))
         held = min(HELD_OUT, max(1, len(dense) // 20))
         name, citation = str(item.attrs.get("key", "")), str(item.attrs.get("citation", ""))
         seen, kept = dense.take(order[held:]).compact(), dense.take(order[:held]).compact()
         values = values[order[held:]] if len(values) else values
-        return cls(seen, kept, vocabulary, name, batch, told, values, tuple(targets), tuple(lost), citation)
+        facts = item.attrs.get("facts", {})
+        left = {key[len(LEFT) : -1]: str(value) for key, value in facts.items() if key.startswith(LEFT)}
+        return cls(seen, kept, vocabulary, name, batch, told, values, tuple(targets), tuple(lost), citation, left)
 
     @property
     def largest(self) -> int:
@@ -99,14 +109,14 @@ class TrainingGraphs:
         """How many graphs are held out."""
         return len(self.kept)
 
-    @property
+    @cached_property
     def node_shares(self) -> NDArray[np.float64]:
         """How often each kind of node occurs; for plain graphs one kind, and one that never does."""
         kinds = self.vocabulary.kinds if self.vocabulary else 1
         counts = np.bincount(self.seen.x[self.seen.mask].numpy(), minlength=max(kinds, 2))
         return counts / counts.sum()
 
-    @property
+    @cached_property
     def edge_shares(self) -> NDArray[np.float64]:
         """How often each kind of edge occurs between two nodes of a graph."""
         kinds = len(self.vocabulary.bonds) if self.vocabulary else 2
@@ -148,7 +158,7 @@ class TrainingGraphs:
         """
         sizes = self.seen.sizes
         what = f"molecules of {', '.join(self.vocabulary.atoms)} without hydrogens" if self.vocabulary else "plain graphs"
-        left = "".join(f"\n- left out: {number} ({reason})" for reason, number in counted(self.lost).items())
+        left = "".join(f"\n- left out: {number} ({reason})" for reason, number in [*self.left_out.items(), *counted(self.lost).items()])
         return (
             f"# {title}\n\n- data: {self.name}, {len(self.seen)} {what}, {int(sizes.min())} to {int(sizes.max())} nodes; "
             f"test graphs were never seen{left}\n- training: {how}\n- validation: {found}\n"

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from unstir.errors import DataError, MissingExtra
+from unstir.plugin.options import at_least, one_of, positive
 from unstir_timeseries.anomaly_networks import DTE, Reconstruction, dimension_of, noise_levels
 from unstir_timeseries.anomaly_windows import STRANGERS, AnomalyMethod, Array, Comparison, Places, Ranked, score_panel, to_steps
-from unstir_timeseries.options import at_least, one_of, positive
 
 __all__ = ["DTE", "DTENP", "Forest", "NearestNeighbours", "Reconstruction", "score_panel", "to_steps"]
 

@@ -20,8 +20,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import DataError
+from unstir.plugin.options import at_least
 from unstir_data import fetch
-from unstir_timeseries.options import at_least
 from unstir_timeseries.panel import panel
 
 LABELS = ("anomaly", "is_anomaly", "label")

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from unstir.errors import DataError, UserError
+from unstir.plugin.options import one_of, positive
 from unstir.plugin.protocols import Progress
 from unstir.process import EDM, VPTable
 from unstir_timeseries.anomaly_windows import STRANGERS, AnomalyMethod, Array, Comparison, Ranked
-from unstir_timeseries.options import one_of, positive
 
 Variant = Literal["categorical", "inverse-gamma", "gaussian"]
 Network = TypeVar("Network", bound=nn.Module)

@@ -22,10 +22,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import DataError, UserError
+from unstir.plugin.options import not_negative, one_of
 from unstir.plugin.protocols import Case, Estimate, MetricInfo, Score
 from unstir_timeseries.anomaly_data import read_labelled
 from unstir_timeseries.anomaly_windows import Array, Reduce, Scale, check_windows
-from unstir_timeseries.options import one_of
 
 Protocol = Literal["semi-supervised", "unsupervised"]
 MOST_PARTS = 200
@@ -66,8 +66,7 @@ class Anomaly:
         one_of(self, protocol=Protocol, reduce=Reduce)
         if not 0 < self.share < 1:
             raise UserError(f"share must lie between 0 and 1, got {self.share}")
-        if self.split_seed < 0:
-            raise UserError(f"split_seed must not be negative, got {self.split_seed}")
+        not_negative(self, "split_seed")
         check_windows(self.window, self.stride, self.scale)
 
     def read(self, path: Path, *, label: str = "", time: str = "", training: int = 0) -> xr.Dataset:
@@ -315,8 +314,7 @@ class _Ranking:
     slack: int = 0
 
     def __post_init__(self) -> None:
-        if self.slack < 0:
-            raise UserError(f"slack must not be negative, got {self.slack}")
+        not_negative(self, "slack")
 
     def score(self, estimate: Estimate, case: Case, slack: int, each: Any) -> Score:
         """The weighted mean over anomalies of ``each(scores, weights)``, and its parts."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from unstir.errors import DataError, UnstirError, UserError
+from unstir.errors import DataError, UserError
 from unstir.plugin.chain import Chain, part
+from unstir.plugin.files import Job, one_by_one
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir.plugin.results import together
 from unstir_timeseries.predictor import LOAD, TSDiffPredictor, ahead, checked, context_for
@@ -47,38 +49,23 @@ class SeriesFiles:
     duplicates: str = "refuse"
     seed: int = 0
 
-    def panels(self, file: Path) -> list[xr.Dataset]:
-        """The panels of a file, one for each step."""
-        from unstir_timeseries.readers import read
+    def panels(self, job: Job, ending: str) -> dict[str, xr.Dataset]:
+        """The panels of a file, one for each step, by the name of their results, which end in ``ending``."""
+        from unstir_timeseries.readers import read, stem
 
         known = tuple(name.strip() for name in self.known.split(",") if name.strip())
         names = {"id_col": self.id, "time_col": self.time, "target_col": self.target}
-        return read(file, freq=self.freq or None, known=known, duplicates=self.duplicates, **names)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the panels say it too
+            found = read(job.file, freq=self.freq or None, known=known, duplicates=self.duplicates, **names)
+        keys = [stem(job.file)] if len(found) == 1 else [str(panel.attrs["key"]) for panel in found]
+        return {job.free(key, ending): panel for key, panel in zip(keys, found, strict=True)}
 
-    def each(
-        self, files: Sequence[Path], out: Path, progress: Progress, one: Callable[[Path, Path, Progress], dict[str, Any]]
-    ) -> dict[str, Any]:
+    def each(self, files: Sequence[Path], out: Path, progress: Progress, one: Callable[[Job], dict[str, Any]]) -> dict[str, Any]:
         """Work on every file; one that cannot be is reported at the end, when the others are done."""
         if not files:
             raise UserError("name at least one file of series, as unstir apply timeseries/forecast load.parquet --out forecast")
-        results: list[dict[str, Any]] = []
-        faults: list[UnstirError] = []
-        out.mkdir(parents=True, exist_ok=True)
-        for number, file in enumerate(files):
-            told = part(progress, number, len(files))
-            try:
-                results.append(one(Path(file), out, told))
-            except UnstirError as error:
-                faults.append(error)
-            if told is not None:
-                told(1, 1)
-        if len(files) == 1 and faults:
-            raise faults[0]
-        if faults:
-            done = f"the other {len(results)} in {out}" if results else "none was"
-            raise DataError(f"{len(faults)} of {len(files)} files were not worked on ({done}): {'; '.join(map(str, faults))}")
-        said = [f"{result['source']}: {note}" for result in results for note in result["said"]]
-        return {"files": [path for result in results for path in result["files"]], "said": said, "results": results}
+        return one_by_one(files, out, progress, one)
 
 
 @dataclass(frozen=True)
@@ -143,27 +130,19 @@ class ForecastFiles(SeriesFiles):
             UserError: no file, an unknown method or option, a model that is not there.
             DataError: one or more files could not be worked on; a sentence each.
         """
-        return self.each(files, Path(out), progress, lambda file, folder, told: self.one(file, folder, device, told))
+        return self.each(files, out, progress, lambda job: self.one(job, device))
 
-    def one(self, file: Path, out: Path, device: str, progress: Progress) -> dict[str, Any]:
+    def one(self, job: Job, device: str) -> dict[str, Any]:
         """Forecast one file and write its results, all of them or none."""
-        from unstir_timeseries.readers import stem
-
-        started = time.perf_counter()
-        result: dict[str, Any] = {"source": str(file), "files": [], "said": []}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the panels say it too
-            panels = self.panels(file)
-        for number, panel in enumerate(panels):
-            result["said"] += str(panel.attrs.get("said", "")).splitlines()
-            with warnings.catch_warnings(record=True) as heard:
-                warnings.simplefilter("always")
-                name = stem(file) if len(panels) == 1 else str(panel.attrs["key"])
-                told = part(progress, number, len(panels))
+        started, out = time.perf_counter(), job.out
+        result: dict[str, Any] = {"source": str(job.file), "files": [], "said": []}
+        panels = self.panels(job, "-imputed.csv" if self.impute else "-forecast.csv")
+        for number, (name, panel) in enumerate(panels.items()):
+            with heard(panel, result["said"]):
+                told = part(job.progress, number, len(panels))
                 chain = self.chain(panel.assign_attrs(key=name), out / f"{name}-model", device, told, result["said"])
                 work = self.completed if self.impute else self.ahead
                 result["files"] += work(panel.assign_attrs(key=name), chain, out, name, told, result["said"])
-            result["said"] += [str(warning.message) for warning in heard if warning.category is UserWarning]
         return result | {"seconds": round(time.perf_counter() - started, 2), "said": list(dict.fromkeys(result["said"]))}
 
     def chain(self, panel: xr.Dataset, folder: Path, device: str, progress: Progress, said: list[str]) -> Chain:
@@ -313,38 +292,43 @@ class ScoreFiles(SeriesFiles):
             UserError: no file, or an unknown method.
             DataError: one or more files could not be scored; a sentence each.
         """
-        return self.each(files, Path(out), progress, self.one)
+        return self.each(files, out, progress, self.one)
 
-    def one(self, file: Path, out: Path, progress: Progress) -> dict[str, Any]:
+    def one(self, job: Job) -> dict[str, Any]:
         """Score one file and write its results, all of them or none."""
         from unstir import registry
         from unstir_timeseries.anomaly_windows import score_panel
         from unstir_timeseries.drawing import score_chart
         from unstir_timeseries.frames import to_frame
-        from unstir_timeseries.readers import stem
 
         method = registry.resolve("methods", self.method if "/" in self.method else f"timeseries/{self.method}")()
-        result: dict[str, Any] = {"source": str(file), "files": [], "said": []}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the panels say it too
-            panels = self.panels(file)
-        for panel in panels:
-            result["said"] += str(panel.attrs.get("said", "")).splitlines()
-            name = stem(file) if len(panels) == 1 else str(panel.attrs["key"])
+        result: dict[str, Any] = {"source": str(job.file), "files": [], "said": []}
+        for name, panel in self.panels(job, "-scores.csv").items():
             window = self.window or 2 * int(panel.attrs["season"])
-            with warnings.catch_warnings(record=True) as heard:
-                warnings.simplefilter("always")
+            with heard(panel, result["said"]):
                 known = int(self.training * panel.sizes["time"])
                 scored = score_panel(panel, method, window, reduce=self.join, training=known, seed=self.seed)
-            table = to_frame(panel, trim=False).assign(score=scored["score"].values.reshape(-1))
-            picture = score_chart(panel, scored)
-            result["files"] += written(
-                out, name, {"scores": table}, picture, None, {"method": self.method, "window": window, "seed": self.seed}
-            )
-            for row in table.nlargest(self.top, "score").itertuples():
-                result["said"].append(f"{row.unique_id} at {row.ds}: score {row.score:.4g}")
-            result["said"] += [str(warning.message) for warning in heard if warning.category is UserWarning]
+                table = to_frame(panel, trim=False).assign(score=scored["score"].values.reshape(-1))
+                card = {"method": self.method, "window": window, "seed": self.seed}
+                result["files"] += written(job.out, name, {"scores": table}, score_chart(panel, scored), None, card)
+                for row in table.nlargest(self.top, "score").itertuples():
+                    result["said"].append(f"{row.unique_id} at {row.ds}: score {row.score:.4g}")
         return result
+
+
+@contextmanager
+def heard(panel: xr.Dataset, said: list[str]) -> Iterator[None]:
+    """Collect what a panel and the warnings of the work on it say.
+
+    Args:
+        panel: with what its reader said.
+        said: sentences are added.
+    """
+    said += str(panel.attrs.get("said", "")).splitlines()
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        yield
+    said += [str(warning.message) for warning in given if warning.category is UserWarning]
 
 
 def written(

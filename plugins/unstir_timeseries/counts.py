@@ -27,6 +27,7 @@ from torch import Tensor
 import unstir
 from unstir.denoiser import TokenDenoiser
 from unstir.errors import UserError
+from unstir.plugin.options import at_least
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir.process import Blackout, Thinning
 from unstir.samples import Samples
@@ -40,7 +41,6 @@ from unstir_timeseries.demand import counts_of, demand_of, generator, phases
 from unstir_timeseries.intermittent import Croston as Croston
 from unstir_timeseries.intermittent import Empirical as Empirical
 from unstir_timeseries.intermittent import NegativeBinomial as NegativeBinomial
-from unstir_timeseries.options import at_least
 from unstir_timeseries.panel import forecast, history_of, horizon_of
 
 END = 1e-6

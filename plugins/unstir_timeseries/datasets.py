@@ -18,8 +18,8 @@ import pandas as pd
 import xarray as xr
 
 from unstir.errors import DataError, UserError
+from unstir.plugin.options import at_least, one_of, positive
 from unstir_data import fetch
-from unstir_timeseries.options import at_least, one_of
 from unstir_timeseries.panel import panel
 from unstir_timeseries.sales import Returns, daily_units, sale_lines
 
@@ -251,8 +251,7 @@ class Retail(CardPanel):
     card: ClassVar[str] = "timeseries/retail"
 
     def __post_init__(self) -> None:
-        if self.min_days < 1 or self.products < 0:
-            raise UserError(f"min_days must be at least 1 and products at least 0, got {self.min_days} and {self.products}")
+        at_least(self, min_days=1, products=0)
         one_of(self, returns=Returns)
 
     def panels(self, path: Path) -> Iterator[xr.Dataset]:
@@ -307,8 +306,7 @@ class AR1:
         at_least(self, items=1, steps=1, seed=0)
         if not -1 < self.phi < 1:
             raise UserError(f"phi must lie between -1 and 1, got {self.phi}")
-        if not self.sd > 0:
-            raise UserError(f"sd must be positive, got {self.sd}")
+        positive(self, "sd")
 
     def load(self) -> Iterator[xr.Dataset]:
         """One panel ``ar1``, hourly stamps from 2000-01-01 that mean nothing."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from unstir.errors import UserError
 from unstir.plugin.canvas import INK, MOST, QUIET, label_left, plain_axes, sheet, tint, titled
+from unstir.plugin.options import positive
 from unstir.plugin.protocols import Drawn, RunView
 from unstir_timeseries.canvas import FOUND
 from unstir_timeseries.metrics import CRPS
@@ -88,8 +88,7 @@ class Steps:
     within: float = 0.02
 
     def __post_init__(self) -> None:
-        if not self.within > 0:
-            raise UserError(f"within must be positive, got {self.within}")
+        positive(self, "within")
 
     def draw(self, run: RunView) -> Iterator[Drawn]:
         """One picture a setting; none without evaluations."""

@@ -1,35 +1,26 @@
-"""Fitted baselines, kept: in the process, and in the user's cache folder, so that the windows of a run and a resumed run fit once.
-
-A fit is a dict of arrays in a safetensors file, named by a hash of what it was made from; nothing is ever unpickled.
-"""
+"""Fitted baselines, kept: in the process, and in the user's cache folder, so that the windows of a run and a resumed run fit once."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
-import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
+from unstir.plugin import kept
+from unstir.plugin.kept import Arrays, Shelf
 from unstir_data import fetch
 
-Fit = dict[str, NDArray[Any]]
-KEPT = 8
-"""Fits kept in the process."""
-_kept: OrderedDict[str, Fit] = OrderedDict()
+Fit = Arrays
 
 
 def folder() -> Path:
     """Where fits lie: ``fits`` beside the cache of fetched data."""
     return fetch.cache_folder().parent / "fits"
+
+
+_shelf = Shelf(lambda: folder(), "fit")
 
 
 def fingerprint(panel: xr.Dataset, facts: Mapping[str, Any]) -> str:
@@ -41,11 +32,7 @@ def fingerprint(panel: xr.Dataset, facts: Mapping[str, Any]) -> str:
     """
     stamp = str(panel["time"].values[0]) if panel.sizes["time"] else ""
     told = {**facts, "stamp": stamp, "shape": panel["y"].shape, **{key: panel.attrs.get(key) for key in ("freq", "season", "calendar")}}
-    made = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    for name in ("y", "known"):
-        if name in panel:
-            made.update(np.ascontiguousarray(panel[name].values).data)
-    return made.hexdigest()[:32]
+    return kept.fingerprint(told, *(panel[name].values for name in ("y", "known") if name in panel))
 
 
 def recall(name: str, make: Callable[[], Fit]) -> Fit:
@@ -58,46 +45,9 @@ def recall(name: str, make: Callable[[], Fit]) -> Fit:
     Returns:
         Its arrays.
     """
-    if name not in _kept:
-        _kept[name] = _read(folder() / f"{name}.safetensors") or _write(folder() / f"{name}.safetensors", make())
-    _kept.move_to_end(name)
-    while len(_kept) > KEPT:
-        _kept.popitem(last=False)
-    return _kept[name]
+    return _shelf.of(name, make)
 
 
 def forget() -> None:
     """Let go of the fits in the process; those on disk stay."""
-    _kept.clear()
-
-
-def _read(path: Path) -> Fit | None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        return dict(load(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (OSError, SafetensorError, ValueError) as error:
-        warnings.warn(f"the fit {path} cannot be read ({error}); it is made again", stacklevel=4)
-        return None
-
-
-def _write(path: Path, fit: Fit) -> Fit:
-    """Keep a fit on disk, whole or not at all; a disk that takes nothing is said, and costs a fit the next time."""
-    from safetensors.numpy import save
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=".part-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(save({key: np.ascontiguousarray(value) for key, value in fit.items()}))
-            os.replace(part, path)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        warnings.warn(f"the fit could not be kept in {path.parent} ({error.strerror or error})", stacklevel=4)
-    return fit
+    _shelf.forget()

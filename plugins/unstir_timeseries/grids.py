@@ -18,8 +18,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import DataError
+from unstir.plugin.options import one_of
 from unstir_timeseries import columns, frequency
-from unstir_timeseries.options import one_of
 from unstir_timeseries.panel import panel
 from unstir_timeseries.rows import Rows, listed
 

@@ -23,10 +23,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unstir.errors import UnknownName, UserError
+from unstir.plugin.options import at_least
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir_timeseries import fits
 from unstir_timeseries.demand import Array, Demand, counts_of, demand_of, generator, midpoints, phases, shuffled
-from unstir_timeseries.options import at_least
 from unstir_timeseries.panel import LEVELS, NINE, forecast, history_of, horizon_of
 from unstir_timeseries.scores import weighted_quantile_loss
 

@@ -13,9 +13,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from unstir.errors import DataError, UserError
+from unstir.errors import DataError
+from unstir.plugin.options import at_least
 from unstir.plugin.protocols import Case, Estimate, Progress
-from unstir_timeseries.options import at_least
 from unstir_timeseries.panel import LEVELS, forecast
 from unstir_timeseries.past import Array
 
@@ -41,9 +41,7 @@ class Interpolation:
     uses_prior: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.cycle < 1:
-            raise UserError(f"cycle must be at least 1 step, got {self.cycle}")
-        at_least(self, errors=1)
+        at_least(self, cycle=1, errors=1)
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """Values and quantiles of every step; observed ones stay as they are.

@@ -14,9 +14,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import UserError
+from unstir.plugin.options import positive
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir_timeseries import examples, fits, gbm
-from unstir_timeseries.options import positive
 from unstir_timeseries.panel import LEVELS, forecast, horizon_of
 from unstir_timeseries.windows import usual_size
 

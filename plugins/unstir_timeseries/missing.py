@@ -18,7 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import DataError, UserError
-from unstir_timeseries.options import at_least, one_of
+from unstir.plugin.options import at_least, one_of
 
 Kind = Literal["rm", "bm-b", "bm-e", "block"]
 

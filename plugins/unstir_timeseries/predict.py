@@ -13,7 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from unstir import names
 from unstir.denoiser import Denoiser
 from unstir.errors import CheckpointError, DataError, UserError
 from unstir.guide import KnownCovariance
+from unstir.plugin.options import at_least, one_of
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir_timeseries.guidance import ObservationGuidance
 from unstir_timeseries.panel import forecast
@@ -75,13 +76,10 @@ class TSDiff:
     uses_prior: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.guide not in get_args(Guidance):
-            raise UserError(f"guide must be one of {', '.join(get_args(Guidance))}, got {self.guide!r}")
+        one_of(self, guide=Guidance)
         if not 0 < self.spread < float("inf"):
             raise UserError(f"spread is a positive factor, got {self.spread}")
-        for name, number in (("samples", self.samples), ("batch", self.batch)):
-            if number < 1:
-                raise UserError(f"{name} must be at least 1, got {number}")
+        at_least(self, samples=1, batch=1)
         names.solver(self.solver)
         names.grid(self.grid)
         self.guidance  # noqa: B018 (its own checks)

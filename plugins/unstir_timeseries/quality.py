@@ -20,9 +20,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import DataError, UserError
+from unstir.plugin.options import at_least
 from unstir.plugin.protocols import Case, Estimate, MetricInfo, Score
 from unstir_timeseries.likeness import autocorrelation, classified, log_periodogram, nearest_seen, ridge_predictions
-from unstir_timeseries.options import at_least
 from unstir_timeseries.pooling import FEWEST_WINDOWS, influence, over_under
 from unstir_timeseries.window_sets import drawn, real_windows
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from unstir.denoiser import Denoiser
 from unstir.errors import CheckpointError, UserError
 from unstir.noise import NoiseSource
+from unstir.plugin.options import at_least
 from unstir.plugin.protocols import Case, Estimate, Progress
-from unstir_timeseries.options import at_least
 from unstir_timeseries.panel import forecast, history_of, horizon_of
 from unstir_timeseries.predict import check_panel, shuffled
 from unstir_timeseries.refinement import Langevin, losses, representative, training_times

@@ -18,9 +18,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import DataError, UserError
+from unstir.plugin.options import not_negative, positive
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir_timeseries import fits
-from unstir_timeseries.options import positive
 from unstir_timeseries.panel import LEVELS
 from unstir_timeseries.past import Array, Past, filled, quantiles_of
 from unstir_timeseries.windows import Windows, usual_size
@@ -60,8 +60,7 @@ class Ridge:
         positive(self, "alpha")
         if not 0 < self.held < 1 or int(self.windows * (1 - self.held)) < 1 or int(self.windows * self.held) < 1:
             raise UserError(f"held is a share in (0, 1) that leaves windows on both sides, got {self.held} of {self.windows}")
-        if self.draw < 0:
-            raise UserError(f"draw must not be negative, got {self.draw}")
+        not_negative(self, "draw")
 
     def __call__(self, case: Case, prior: Any, seed: int, *, progress: Progress = None) -> Estimate:
         """A forecast of every series.

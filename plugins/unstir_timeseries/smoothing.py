@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from unstir.errors import MissingExtra, UserError
+from unstir.plugin.options import one_of
 from unstir.plugin.protocols import Case, Estimate, Progress
-from unstir_timeseries.options import one_of
 from unstir_timeseries.panel import LEVELS
 from unstir_timeseries.past import Array, Past, check_season, filled
 

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 import unstir
 from unstir import names
 from unstir.errors import CheckpointError, DataError
+from unstir.plugin.options import at_least, one_of
 from unstir.plugin.protocols import Case, Estimate, Progress
-from unstir_timeseries.options import at_least, one_of
 from unstir_timeseries.tasks import Forecast, PanelTask
 from unstir_timeseries.window_sets import drawn, keyed, real_windows, starts, window_set
 from unstir_timeseries.windows import Known, Windows

@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from unstir.errors import DataError, UserError
+from unstir.plugin.options import at_least, one_of
 from unstir.plugin.protocols import Case, Estimate
 from unstir_timeseries.missing import Missing
 
@@ -115,13 +116,10 @@ class Forecast(PanelTask):
     figures: ClassVar[tuple[str, ...]] = tuple(f"timeseries/{name}" for name in ("fans", "calibration", "per-horizon", "windows"))
 
     def __post_init__(self) -> None:
-        for name, number in (("horizon", self.horizon), ("context", self.context), ("windows", self.windows)):
-            if number < 1:
-                raise UserError(f"{name} must be at least 1, got {number}")
+        at_least(self, horizon=1, context=1, windows=1)
         if self.stride < 0 or not 0 <= self.gaps <= self.context:
             raise UserError(f"stride must not be negative and gaps lie within the context, got {self.stride} and {self.gaps}")
-        if self.missing not in get_args(Scenario):
-            raise UserError(f"missing must be one of {', '.join(get_args(Scenario))}, got {self.missing!r}")
+        one_of(self, missing=Scenario)
 
     def origins(self, panel: xr.Dataset) -> list[int]:
         """Steps at which the horizons begin, in order.

@@ -9,12 +9,9 @@ Karras et al. 2022 (EDM preconditioning), arXiv:2206.00364.
 
 from __future__ import annotations
 
-import json
 import platform
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -22,12 +19,11 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from unstir import checkpoint, registry
 from unstir.denoiser import NetworkDenoiser, Normaliser
 from unstir.errors import DataError, UserError
 from unstir.process import EDM, VPTable
 from unstir.space import Masked, Space
-from unstir.train import EMA, DenoisingLoss, LogNormal, Schedule, Trainer, Uniform
+from unstir.train import DenoiserTraining, DenoisingLoss, Ended, LogNormal, Schedule, Trainer, Uniform
 from unstir_timeseries.s4d import Backbone
 from unstir_timeseries.windows import Known, Windows
 
@@ -39,7 +35,7 @@ GEFCOM_HELD_OUT = (("2007-01-08", "2007-02-18"), ("2007-05-28", "2007-07-12"))
 
 
 @dataclass(frozen=True)
-class TSDiffTraining:
+class TSDiffTraining(DenoiserTraining["TrainingWindows"]):
     """Train TSDiff on a panel and write its checkpoint folder.
 
     Args:
@@ -106,7 +102,9 @@ class TSDiffTraining:
     every: int = 1000
     seed: int = 0
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    registered: ClassVar[str] = "timeseries/s4d"
+    dtype: ClassVar[torch.dtype | None] = torch.float16
+    measure: ClassVar[str] = "rmse"
 
     def __post_init__(self) -> None:
         if self.style not in get_args(Style):
@@ -115,89 +113,28 @@ class TSDiffTraining:
             if not 0 <= share <= 1:
                 raise UserError(f"{name} is a share between 0 and 1, got {share}")
 
-    def run(
-        self, out: str | Path, *, device: str = "cpu", progress: Callable[[int, int], None] | None = None, resume: bool = False
-    ) -> Path:
-        """Train (or go on) in ``out/training`` and write the checkpoint to ``out``; validation goes to ``out/validation.jsonl``.
+    def sampler(self, item: xr.Dataset) -> TrainingWindows:
+        """The windows of a panel."""
+        return TrainingWindows.of(item, self)
 
-        Returns:
-            The checkpoint folder.
-        """
-        item = next(iter(registry.resolve("data", self.data)(**self.options).load()))
-        return self.fit(item, out, device=device, progress=progress, resume=resume)
+    def trainer(self, sampler: TrainingWindows, device: str = "cpu") -> Trainer:
+        """The core's trainer, ready to run; gaps have no noise."""
+        denoiser = self.denoiser(sampler, Masked("present") if sampler.has_gaps else None)
+        loss = DenoisingLoss(LogNormal(*self.level), "edm") if self.style == "edm" else DenoisingLoss(Uniform(0.0), "eps")
+        return self.prepared(denoiser, sampler, loss, self.steps, Schedule(self.rate, self.warmup, self.decay, 0.01), device)
 
-    def fit(
-        self,
-        panel: xr.Dataset,
-        out: str | Path,
-        *,
-        device: str = "cpu",
-        progress: Callable[[int, int], None] | None = None,
-        resume: bool = False,
-    ) -> Path:
-        """Train on a panel at hand.
-
-        Args:
-            panel: dims (item, time).
-            out: the checkpoint folder.
-            device: ``"cpu"`` or ``"cuda"``.
-            progress: told of each step.
-            resume: go on from the last state kept?
-
-        Returns:
-            The checkpoint folder.
-        """
-        out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
-        sampler = TrainingWindows.of(panel, self)
-        started = time.monotonic()
-        config = {key: value for key, value in asdict(self).items() if key not in ("steps", "decay", "every")}
-
-        def validate(step: int, trainer: Trainer) -> None:
-            if len(sampler.held):
-                line = {"step": step, "seconds": round(time.monotonic() - started), "rmse": sampler.score(self.averaged(trainer, sampler))}
-                _log(out / "validation.jsonl", [*(old for old in _logged(out / "validation.jsonl") if old["step"] < step), line])
-
-        times = LogNormal(*self.level) if self.style == "edm" else Uniform(0.0)
-        trainer = Trainer(
-            self.denoiser(sampler.windows, Masked("present") if sampler.has_gaps else None),
-            sampler,
-            DenoisingLoss(times, "edm" if self.style == "edm" else "eps"),
-            self.steps,
-            Schedule(self.rate, self.warmup, self.decay, 0.01),
-            {"ema": EMA(decay=self.ema)},
-            self.seed,
-            clip=self.clip,
-            accelerator="cuda" if device.startswith("cuda") else "cpu",
-            precision=self.precision,
-            every=self.every,
-            config=config,
-            on_save=validate,
-        )
-        trainer.run(out / "training", resume=resume, progress=progress)
-        denoiser = self.averaged(trainer, sampler)
-        denoiser.card = card(self, sampler, (_logged(out / "validation.jsonl") or [{}])[-1])
-        facts = {
-            "windows": sampler.windows.facts(), "freq": panel.attrs["freq"], "season": int(panel.attrs["season"]),
-            "items": [str(name) for name in panel["item"].values], "is_told": self.told > 0, "is_free": self.told < 1,
-        }  # fmt: skip
-        return checkpoint.save(
-            denoiser, out, network="timeseries/s4d", config=self.network(sampler.windows), dtype=torch.float16, facts=facts
-        )
-
-    def network(self, windows: Windows) -> dict[str, Any]:
+    def network(self, sampler: TrainingWindows) -> dict[str, Any]:
         """Keyword arguments of the network."""
+        windows = sampler.windows
         published = {"low": 1 / (2 * np.pi * 1e4), "high": 1 / (2 * np.pi)} if self.style == "published" else {}
         return {
             "channels": windows.channels, "width": self.width, "blocks": self.blocks, "states": self.states, "features": windows.features,
             "sees_observed": self.told > 0, "patch": self.patch, "init_skip": self.init_skip, "mixes": self.multivariate, **published,
         }  # fmt: skip
 
-    def denoiser(self, windows: Windows, space: Space | None = None) -> NetworkDenoiser:
+    def denoiser(self, sampler: TrainingWindows, space: Space | None = None) -> NetworkDenoiser:
         """The untrained denoiser; its weights depend on the seed alone. In training, gaps have no noise (``space``)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = Backbone(**self.network(windows))
+        windows, network = sampler.windows, self.untrained(Backbone, self.network(sampler))
         process = EDM() if self.style == "edm" else VPTable("linear", steps=100, beta_min=1e-4, beta_max=0.1)
         return NetworkDenoiser(
             network,
@@ -209,11 +146,21 @@ class TSDiffTraining:
             normaliser=Normaliser(windows.mean, windows.std),
         )
 
-    def averaged(self, trainer: Trainer, sampler: TrainingWindows) -> NetworkDenoiser:
-        """The denoiser with the averaged weights, in evaluation mode."""
-        other = self.denoiser(sampler.windows)
-        other.network.load_state_dict(trainer.averages["ema"].weights())
-        return other.eval()
+    def score(self, denoiser: NetworkDenoiser, sampler: TrainingWindows) -> dict[str, float] | None:
+        """Root mean square errors of the held-out windows; none where there are no such."""
+        return sampler.score(denoiser) if len(sampler.held) else None
+
+    def card(self, ended: Ended[TrainingWindows]) -> str:
+        """The model card."""
+        return card(self, ended.sampler, ended.found or {})
+
+    def facts(self, ended: Ended[TrainingWindows]) -> dict[str, Any]:
+        """Layout of the windows, step and season of the series, and whether the network is told what was observed."""
+        panel = ended.item
+        return {
+            "windows": ended.sampler.windows.facts(), "freq": panel.attrs["freq"], "season": int(panel.attrs["season"]),
+            "items": [str(name) for name in panel["item"].values], "is_told": self.told > 0, "is_free": self.told < 1,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -375,9 +322,9 @@ def held_out_steps(panel: xr.Dataset, stretches: tuple[tuple[str, str], ...]) ->
     return made
 
 
-def card(training: TSDiffTraining, sampler: TrainingWindows, validation: Mapping[str, Any]) -> str:
+def card(training: TSDiffTraining, sampler: TrainingWindows, errors: Mapping[str, float]) -> str:
     """The model card of a finished training."""
-    levels = ", ".join(f"{value} ({key})" for key, value in validation.get("rmse", {}).items()) or "none held out"
+    levels = ", ".join(f"{value} ({key})" for key, value in errors.items()) or "none held out"
     held = ", ".join(f"{begin} to {end}" for begin, end in training.held_out) or "the last twentieth"
     windows, panel = sampler.windows, sampler.panel
     return f"""# TSDiff of {panel.attrs.get("key", "a panel")}
@@ -393,13 +340,3 @@ EMA {training.ema}, seed {training.seed}; {platform.machine()} CPU unless said o
 - **Licence**: Apache-2.0 for the weights; the training data keep their own (see `unstir data list`).
 - **Limits**: one utility, hourly load, windows of this length and step. Weather is not known to it.
 """
-
-
-def _logged(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
-
-
-def _log(path: Path, lines: list[dict[str, Any]]) -> None:
-    part = path.with_name(path.name + ".tmp")
-    part.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    part.replace(path)

@@ -276,7 +276,8 @@ def test_a_sample_does_not_depend_on_its_batch(guide):
         (lambda: SemanticGuidance(LAW.log_class).wrap(LAW)(LAW.marginal(2, 1.0), 1.0), "looks for a reference"),
         (lambda: SemanticGuidance(LAW.log_class, reference=torch.ones(5)).wrap(LAW)(LAW.marginal(2, 1.0), 1.0), "gives embeddings"),
         (lambda: smoothed(torch.nn.Linear(2, 2)), "found 0"),
-        (lambda: ClassifierGuidance(LAW.log_class).wrap(LAW)({"a": torch.ones(2, 2)}, 1.0), "dict of leaves"),
+        (lambda: ClassifierGuidance(LAW.log_class).wrap(LAW)({"a": torch.ones(2, 2).long()}, 1.0), "a leaf of the state is of whole ones"),
+        (lambda: ClassifierGuidance(LAW.log_class, label=0, told=("mask",)).wrap(LAW)(LAW.marginal(2, 1.0), 1.0), "is told 'mask'"),
     ],
 )
 def test_classifier_guides_refuse_what_cannot_be(make, sentence):

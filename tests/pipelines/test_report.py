@@ -370,4 +370,4 @@ def test_a_run_in_which_everything_failed_says_so(tmp_path: Path):
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.02, "0.02 s"), (12.3, "12 s"), (90, "2 min"), (7300, "2 h 2 min")])
 def test_durations_read_as_words(seconds: float, text: str):
-    assert page.duration(seconds) == text
+    assert results.duration(seconds) == text

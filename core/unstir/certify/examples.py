@@ -203,6 +203,13 @@ def _reuse(part: Any) -> Example:
     return Example(part(), two_tokens(), "discrete-ancestral")
 
 
+def _tokens(part: Any) -> Example:
+    from unstir.certify.discrete import two_tokens
+    from unstir.process import Categorical
+
+    return Example(part(lambda hot, *_: hot[:, :, 1].sum(1)), two_tokens(Categorical(2, "uniform")), "discrete-ancestral")
+
+
 def _leaf(part: Any) -> Example:
     from unstir.certify.joint import JointOracle
     from unstir.certify.oracles import gm4
@@ -240,6 +247,7 @@ _MAKERS: Mapping[str, Callable[[Any], Example]] = {
     "linear-ag": _linear,
     "regions": functools.partial(_with, ratio=0.5, patch=2),
     "reuse": _reuse,
+    "token-guidance": _tokens,
     "known-covariance": _known,
     "on-leaf": _leaf,
     "density-noise": _noise,

@@ -50,6 +50,7 @@ _LAZY = {
     "fit_classifier": "minority",
     "minority_bins": "minority",
     "minority_score": "minority",
+    "TokenGuidance": "tokens",
     "PolicyGuidance": "value",
     "ValueGuidance": "value",
 }
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from unstir.guide.regions import TokenWise as TokenWise
     from unstir.guide.rescale import GuideAndRescale as GuideAndRescale
     from unstir.guide.rescale import Recorded as Recorded
+    from unstir.guide.tokens import TokenGuidance as TokenGuidance
     from unstir.guide.value import PolicyGuidance as PolicyGuidance
     from unstir.guide.value import ValueGuidance as ValueGuidance
 

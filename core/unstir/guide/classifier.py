@@ -4,6 +4,9 @@
     D' = D + w (sigma^2/alpha) J^T grad s(D),  J = dD/dx    a score of the clean estimate, through the denoiser
     D' = D + w r^2 grad s(D),  r^2 = rho^2/(1 + rho^2/s^2)  the same without the denoiser's Jacobian, s the spread of the data
 
+Of a dict of leaves every leaf has its own alpha and sigma, and the score is of all of them. In a space whose noise is S z (symmetric,
+masked) the gradient is multiplied by S S^T: an edge of a symmetric matrix is two entries and one number, which has the slopes of both.
+
     classifier:  s = tau1 f_c - log sum_k exp(tau2 f_k),  f its logits; w (1 + sine sin(pi i/N)) at step i of N
     dynamic:     c = argmax_k f_k, chosen anew at every evaluation
     semantic:    s = cos(e, e_ref)  or  -|e - e_ref|^2/2,  e an embedding
@@ -19,7 +22,7 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -28,13 +31,16 @@ from torch import Tensor
 from unstir.errors import UserError
 from unstir.guide.base import Guide
 from unstir.guide.cfg import row_at, within
-from unstir.guide.likelihood import check_tensor, gain
+from unstir.guide.likelihood import gain
+from unstir.guide.slope import each_leaf, in_space, slope
 from unstir.process.base import spread
+from unstir.state import leaves, map_state
 
 if TYPE_CHECKING:
     from unstir.denoiser.base import Denoiser
     from unstir.process import Process
     from unstir.solver.base import Row
+    from unstir.state import State
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +57,7 @@ class Uphill(Guide):
         data_std: s of the gradient without the Jacobian, in units of the state.
         low: guide from this sigma/alpha on.
         high: guide up to this sigma/alpha.
+        told: names of entries of the condition that the model is given too, by keyword (``mask``).
 
     Raises:
         UserError: the weight is not finite, ``on`` is something else, ``data_std`` is not positive, or the interval is empty.
@@ -63,6 +70,7 @@ class Uphill(Guide):
     data_std: float = 1.0
     low: float = 0.0
     high: float = math.inf
+    told: tuple[str, ...] = field(default=(), kw_only=True)
     needs_grad: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -91,26 +99,45 @@ class Uphill(Guide):
         """The weight at a time."""
         return self.weight
 
-    def estimate(self, denoiser: Denoiser, x: Tensor, t: Any, condition: Mapping[str, Any] | None) -> Tensor:  # type: ignore[override]
-        """The guided estimate; nothing in it remembers a gradient."""
-        check_tensor(x, self)
+    def estimate(self, denoiser: Denoiser, x: State, t: Any, condition: Mapping[str, Any] | None) -> State:
+        """The guided estimate; nothing in it remembers a gradient.
+
+        Raises:
+            UserError: the state has leaves of whole numbers, the condition lacks an entry that the model is told, or there is no gradient.
+        """
+        if not all(leaf.is_floating_point() for leaf in leaves(x)):
+            raise UserError(f"{type(self).__name__} climbs real numbers, and a leaf of the state is of whole ones: take TokenGuidance")
         seen = {key: value for key, value in (condition or {}).items() if key not in self.hidden()} or None
         process, through = denoiser.process, self.on == "clean" and self.jacobian
         active = within(process, t, self.low, self.high)
         if self.weight == 0 or not bool(active.any()):
             return denoiser(x, t, seen)
         with torch.inference_mode(False), torch.enable_grad():
-            x = x.detach().clone().requires_grad_(self.on == "noisy" or through)
+            x = map_state(lambda leaf: leaf.detach().clone().requires_grad_(self.on == "noisy" or through), x)
             with torch.set_grad_enabled(through):
                 x0 = denoiser(x, t, seen)
-            place = x if self.on == "noisy" else x0 if through else x0.detach().clone().requires_grad_()
-            score = self.score(self.model(place, t) if self.on == "noisy" else self.model(place), condition)
+            place = x if self.on == "noisy" else x0 if through else map_state(lambda leaf: leaf.detach().clone().requires_grad_(), x0)
+            told = self._told(condition)
+            score = self.score(self.model(place, t, **told) if self.on == "noisy" else self.model(place, **told), condition)
             if not score.requires_grad:
                 raise UserError(f"what {type(self).__name__} climbs has no gradient: its model, or the denoiser, detaches its input")
-            (ascent,) = torch.autograd.grad(score.sum(), x if self.on == "noisy" or through else place)
-        size = gain(process, x, t) if self.on == "noisy" or through else self._without_jacobian(process, x, t)
-        climbed = x0.detach() + self.strength(t) * size * ascent
-        return climbed if active.ndim == 0 else torch.where(active.to(x.device).view(-1, *[1] * (x.ndim - 1)), climbed, x0.detach())
+            ascent = slope(score, x if self.on == "noisy" or through else place)
+        ascent = in_space(denoiser.space, ascent, condition)
+
+        def climbed(own: Process, time: Any, leaf: Tensor, estimate: Tensor, uphill: Tensor) -> Tensor:
+            size = gain(own, leaf, time) if self.on == "noisy" or through else self._without_jacobian(own, leaf, time)
+            moved = estimate.detach() + self.strength(t) * size * uphill
+            if active.ndim == 0:
+                return moved
+            return torch.where(active.to(leaf.device).view(-1, *[1] * (leaf.ndim - 1)), moved, estimate.detach())
+
+        return each_leaf(climbed, process, t, x, x0, ascent)
+
+    def _told(self, condition: Mapping[str, Any] | None) -> dict[str, Any]:
+        missing = [name for name in self.told if name not in (condition or {})]
+        if missing:
+            raise UserError(f"the model of {type(self).__name__} is told {missing[0]!r}, and the condition holds {sorted(condition or ())}")
+        return {name: condition[name] for name in self.told}  # type: ignore[index]
 
     def _without_jacobian(self, process: Process, x: Tensor, t: Any) -> float | Tensor:
         """r^2 = rho^2/(1 + rho^2/s^2), as (1/rho^2 + 1/s^2)^-1, finite at pure noise."""

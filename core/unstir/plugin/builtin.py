@@ -139,6 +139,7 @@ def unstir_steers() -> dict[str, str]:
         "one-way": "unstir.steer.known:OneWay",
         "value": "unstir.guide.value:ValueGuidance",
         "policy": "unstir.guide.value:PolicyGuidance",
+        "token-guidance": "unstir.guide.tokens:TokenGuidance",
         "event-probability": "unstir.guide.event:EventProbability",
         "scaled-noise": "unstir.steer.temperature:ScaledNoise",
         "annealed": "unstir.steer.temperature:Annealed",

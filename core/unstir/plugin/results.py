@@ -1,6 +1,7 @@
 """Files that belong together: all of them are there, or none is.
 
-They are written under a hidden folder within the folder of the results and moved in one go when the last is done, each by a rename.
+They are written under a hidden folder within the folder of the results and moved in one go when the last is done, each by a rename. A
+single file is written to a temporary name beside it and renamed.
 """
 
 from __future__ import annotations
@@ -42,3 +43,27 @@ def together(out: Path) -> Iterator[Results]:
         for path in sorted(made.folder.iterdir()):
             os.replace(path, out / path.name)
             made.files.append(out / path.name)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, readable to whom the user's mask allows.
+
+    Args:
+        path: the file, in a folder that is there.
+        data: what it holds.
+
+    Raises:
+        OSError: the disk does not take it; what was at ``path`` before is there still.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)

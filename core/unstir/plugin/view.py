@@ -111,7 +111,7 @@ class View:
         if not len(rows):
             return {}
         rows = rows[(rows["metric"] == metric) & np.isfinite(rows["value"].astype(float))]
-        rows = rows[[dict(other) == dict(self.setting) for other in rows["setting"]]]
+        rows = rows[np.array([dict(other) == dict(self.setting) for other in rows["setting"]], dtype=bool)]
         return {str(label): float(group["value"].mean()) for label, group in rows.groupby("method", sort=False)}
 
 

@@ -12,15 +12,20 @@ Reference: Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampl
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from unstir.errors import UserError
+from unstir.state import map_state
 from unstir.steer.base import Moment
 from unstir.steer.particles import Reward
 from unstir.steer.tilt import Twisted, slope_of
+
+if TYPE_CHECKING:
+    from unstir.state import State
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +33,7 @@ class TDS(Twisted):
     """Sample p(x_0) p(y | x_0) by particles whose proposals follow the gradient of log p(y | D(x_t)).
 
     One evaluation of the denoiser and its transpose a step, with a solver of the DDIM family that draws noise. log Z estimates log p(y).
+    States are tensors or dicts of leaves, in any space whose noise is normal; leaves share a width in units of the first one's level.
 
     Args:
         log_likelihood: log p(y | x_0) as a function (x0, condition), differentiable by autograd; gives (batch,).
@@ -48,19 +54,22 @@ class TDS(Twisted):
         if not self.width > 0:
             raise UserError(f"the width of TDS is a noise level above 0, got {self.width}")
 
-    def twist(self, x: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+    def twist(self, x: State, moment: Moment) -> tuple[Tensor, State]:
         """log psi_t and its gradient, through the denoiser."""
-        denoiser, rho, seen = moment.denoiser, moment.rho, {}
+        denoiser, seen = moment.denoiser, {}
+        level: Any = moment.row.rho_t
+        rho = float(next(iter(level.values())) if isinstance(level, Mapping) else level)
         softened = 1.0 if math.isinf(self.width) else 1 / (1 + (rho / self.width) ** 2)
 
-        def log_psi(state: Tensor) -> Tensor:
-            seen["x0"] = denoiser(state, moment.row.t, moment.condition)
+        def log_psi(state: State) -> Tensor:
+            x0 = denoiser(state, moment.row.t, moment.condition)
+            seen["x0"] = denoiser.space.project(x0, moment.condition)  # type: ignore[arg-type]
             return softened * self.log_likelihood(seen["x0"], moment.condition)
 
         found = slope_of(log_psi, x)
-        moment.believe(seen["x0"].detach().to(x.dtype))
+        moment.believe(map_state(lambda x0, leaf: x0.detach().to(leaf.dtype), seen["x0"], x))
         return found
 
-    def end(self, x: Tensor, moment: Moment) -> Tensor:
+    def end(self, x: State, moment: Moment) -> Tensor:
         """log p(y | x_0)."""
         return self.log_likelihood(moment.look(), moment.condition).detach()

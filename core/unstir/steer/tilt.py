@@ -13,6 +13,9 @@ gradient of l is needed, and where (kappa = 1) it is exact for that chain:
     q: p with its mean moved by kappa d^2 grad l_t(x_t);
     for kappa = 1/2,  f: the noising step N(r x_s, v),  L: f with its mean moved by (v/2) grad l_s(x_s)
 
+Of a dict of leaves all of this is summed over the leaves; in a space whose noise is S z, u = kappa d^2 S S^T grad l, and
+log p/q = -kappa (d S z . grad l + u . grad l/2).
+
 In these brackets the noise of kappa = 1/2 cancels to first order; with twists far from p(y | x_t) its weights are much the steadier.
 l fixed in time is the approximation-free ensemble; l of the denoiser's estimate is TDS (``unstir.steer.tds``).
 Reference: Chen et al. 2025 (approximation-free ensemble), arXiv:2506.03979; Skreta et al. 2025 (Feynman-Kac correctors), arXiv:2503.02819.
@@ -31,15 +34,18 @@ from torch import Tensor
 
 from unstir.errors import UserError
 from unstir.guide.cfg import unconditional
+from unstir.guide.slope import in_space, value_and_slope
 from unstir.operator.cg import inner
-from unstir.space import Euclidean
+from unstir.space import Euclidean, JointSpace, Masked, Space, Symmetric, ZeroMean
+from unstir.state import batch_size, leaves, map_state
 from unstir.steer.base import Moment
 from unstir.steer.particles import ParticleSteer
 
 if TYPE_CHECKING:
     from unstir.solver.base import Row
+    from unstir.state import State
 
-Twist = Callable[[Tensor, Any, Mapping[str, Any] | None], Tensor]
+Twist = Callable[[Any, Any, Mapping[str, Any] | None], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,45 +64,54 @@ class Twisted(ParticleSteer):
     solver: ClassVar[str] = "ancestral"
 
     @abstractmethod
-    def twist(self, x: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+    def twist(self, x: State, moment: Moment) -> tuple[Tensor, State]:
         """l (batch,) and its gradient, of the state at ``row.t``."""
 
     @abstractmethod
-    def end(self, x: Tensor, moment: Moment) -> Tensor:
+    def end(self, x: State, moment: Moment) -> Tensor:
         """l (batch,) of the state at ``row.s`` of the last step."""
 
-    def move(self, gradient: Tensor, row: Row) -> Tensor:
-        """By how much the mean of a step is moved."""
-        return float(row.c[2]) ** 2 * gradient  # type: ignore[arg-type]
+    @property
+    def share(self) -> float:
+        """kappa: by how much of d^2 S S^T grad l the mean of a step is moved."""
+        return 1.0
 
-    def back(self, x: Tensor, gradient: Tensor, moment: Moment) -> Tensor | float:
+    def back(self, x: State, gradient: State, moment: Moment) -> Tensor | float:
         """log L(x_t | x_s)/f(x_t | x_s) of the step just made, (batch,)."""
         return 0.0
 
-    def before(self, x: Tensor, moment: Moment) -> Tensor:  # type: ignore[override]
+    def before(self, x: State, moment: Moment) -> State:
         """The state, resampled by the weights of the step that led here."""
-        check_gaussian(x, moment, type(self).__name__)
+        check_gaussian(x, moment, type(self).__name__, joint=True)
         notes = moment.memory
         value, gradient = self.twist(x, moment)
         log_factor = value.double() - notes.get("log_twist", 0.0) + notes.get("log_ratio", 0.0) + self.back(x, gradient, moment)
         notes["log_twist"], notes["gradient"] = value.double(), gradient
-        x = self.weighted(x, moment, log_factor)  # type: ignore[assignment]
+        x = self.weighted(x, moment, log_factor)
         notes["mean"] = mean_of_step(x, moment)
         return x
 
-    def after(self, x: Tensor, moment: Moment) -> Tensor:  # type: ignore[override]
+    def after(self, x: State, moment: Moment) -> State:
         """The state, moved up the twist; at the end resampled by the last weights."""
         notes, row = moment.memory, moment.row
         if moment.last:
-            return self.weighted(x, moment, self.end(x, moment).double() - notes["log_twist"], final=True)  # type: ignore[return-value]
+            return self.weighted(x, moment, self.end(x, moment).double() - notes["log_twist"], final=True)
         notes["log_ratio"] = 0.0
+        noise: Any = map_state(torch.sub, plain(x, moment, row.s), notes["mean"])
+        pointed: Any = in_space(moment.denoiser.space, notes["gradient"], moment.condition)
+
+        def moved(leaf: Tensor, drawn: Tensor, gradient: Tensor, direction: Tensor, d: float) -> Tensor:
+            if d == 0:
+                return leaf
+            move = self.share * d**2 * direction
+            spent = inner(drawn, gradient) + inner(move, gradient) / 2
+            notes["log_ratio"] = notes["log_ratio"] - self.share * spent.double()
+            return leaf + move
+
         d: Any = row.c[2]
-        if d == 0:
-            return x
-        moved = self.move(notes["gradient"], row)
-        noise = plain(x, moment, row.s) - notes["mean"]
-        notes["log_ratio"] = -(inner(noise, moved) + inner(moved, moved) / 2).double() / d**2
-        return x + moved
+        if isinstance(x, dict):
+            return {leaf: moved(x[leaf], noise[leaf], notes["gradient"][leaf], pointed[leaf], d[leaf]) for leaf in x}
+        return moved(x, noise, notes["gradient"], pointed, d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,22 +140,25 @@ class Tilt(Twisted):
         if self.kappa not in (0.5, 1.0):
             raise UserError(f"kappa of a Tilt is 1 or 0.5, got {self.kappa}")
 
-    def twist(self, x: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+    def twist(self, x: State, moment: Moment) -> tuple[Tensor, State]:
         """l and its gradient by autograd."""
         return slope_of(lambda state: self.log_twist(state, moment.row.t, moment.condition), x)
 
-    def end(self, x: Tensor, moment: Moment) -> Tensor:
+    def end(self, x: State, moment: Moment) -> Tensor:
         """l of the last state."""
         return self.log_twist(x, moment.row.s, moment.condition).detach()
 
-    def move(self, gradient: Tensor, row: Row) -> Tensor:
-        """kappa d^2 grad l."""
-        return self.kappa * super().move(gradient, row)
+    @property
+    def share(self) -> float:
+        """kappa."""
+        return self.kappa
 
-    def back(self, x: Tensor, gradient: Tensor, moment: Moment) -> Tensor | float:
+    def back(self, x: Any, gradient: Any, moment: Moment) -> Tensor | float:
         """((x_t - r x_s).u - |u|^2/2)/v with u = (v/2) grad l_s."""
         if self.kappa == 1:
             return 0.0
+        if not isinstance(moment.denoiser.space, Euclidean):
+            raise UserError("a Tilt with kappa = 0.5 weighs independent normal noise of one tensor: take kappa=1 elsewhere")
         notes, row = moment.memory, moment.row
         log_back: Tensor | float = 0.0
         if "from" in notes:
@@ -205,26 +223,29 @@ class TiltedCFG(ParticleSteer):
         return moment.memory["moved"]
 
 
-def slope_of(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """The value (batch,) of a function of each sample, and its gradient, of the shape of x; neither remembers a graph."""
-    with torch.inference_mode(False), torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
-        value = function(x)
-        if value.shape != x.shape[:1]:
-            raise UserError(f"a twist gives one number a sample, ({x.shape[0]},), got {tuple(value.shape)}")
-        (gradient,) = torch.autograd.grad(value.sum(), x) if value.requires_grad else (torch.zeros_like(x),)
-    return value.detach(), gradient
+def slope_of(function: Callable[[Any], Tensor], x: Any) -> tuple[Tensor, Any]:
+    """The value (batch,) of a function of each sample, and its gradient, like x; neither remembers a graph."""
+
+    def checked(state: Any) -> Tensor:
+        value, batch = function(state), batch_size(x)
+        if value.shape != (batch,):
+            raise UserError(f"a twist gives one number a sample, ({batch},), got {tuple(value.shape)}")
+        return value
+
+    return value_and_slope(checked, x)
 
 
-def plain(x: Tensor, moment: Moment, t: Any) -> Tensor:
+def plain(x: Any, moment: Moment, t: Any) -> Any:
     """The state without its anchor, x - beta(t) y."""
     return x - float(moment.process.beta(t)) * moment.anchor if moment.process.anchored else x
 
 
-def mean_of_step(x: Tensor, moment: Moment) -> Tensor:
+def mean_of_step(x: Any, moment: Moment) -> Any:
     """a x + b D: where a step begins to draw, without the anchor; the denoiser is asked once, for the solver too."""
-    a, b, _ = moment.row.c
-    return a * plain(x, moment, moment.row.t) + b * moment.look()  # type: ignore[operator]
+    (a, b, _), z, x0 = moment.row.c, plain(x, moment, moment.row.t), moment.look()
+    if isinstance(z, dict):
+        return {leaf: a[leaf] * z[leaf] + b[leaf] * x0[leaf] for leaf in z}  # type: ignore[call-overload]
+    return a * z + b * x0  # type: ignore[operator]
 
 
 def noising(row: Row) -> tuple[float, float]:
@@ -233,24 +254,48 @@ def noising(row: Row) -> tuple[float, float]:
     return ratio, row.sigma_t**2 - (ratio * row.sigma_s) ** 2  # type: ignore[operator]
 
 
-def check_gaussian(x: Any, moment: Moment, who: str) -> None:
+def check_gaussian(x: Any, moment: Moment, who: str, joint: bool = False) -> None:
     """Refuse steps whose law is not known: they must be x_s = a x + b D + d z of the DDIM family, with noise wherever the level allows.
 
+    Args:
+        x: the state.
+        moment: the step.
+        who: asks, for the message.
+        joint: are leaves and spaces of other normal noise welcome, too?
+
     Raises:
-        UserError: another solver, a state of leaves, or a space with other noise than independent normals.
+        UserError: another solver, leaves of whole numbers, or a space whose noise is not normal.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise UserError(f"{who} weighs Gaussian steps of one tensor: FK and SVDD take any state")
-    if not isinstance(moment.denoiser.space, Euclidean):
-        raise UserError(f"{who} weighs independent normal noise, and {moment.denoiser.space!r} has another: FK and SVDD take any space")
-    row, c = moment.row, moment.row.c
-    exact = len(c) == 3 and row.sigma_t > 0  # type: ignore[operator]
-    if exact and row.sigma_s > 0 and row.alpha_t > 1e-8 * row.sigma_t:  # type: ignore[operator]
-        a, b, d = (float(v) for v in c)  # type: ignore[arg-type]
-        exact = d > 0 and math.isclose(math.hypot(a * row.sigma_t, d), row.sigma_s, rel_tol=1e-6)  # type: ignore[operator, arg-type]
-        exact = exact and math.isclose(b, row.alpha_s - a * row.alpha_t, rel_tol=1e-6, abs_tol=1e-12)  # type: ignore[operator]
-    if not exact:
+    space, row = moment.denoiser.space, moment.row
+    if not all(leaf.is_floating_point() for leaf in leaves(x)) or (isinstance(x, dict) and not joint):
+        what = "real numbers" if joint else "one tensor"
+        raise UserError(f"{who} weighs Gaussian steps of {what}: FK and SVDD take any state")
+    if not (_is_normal(space) if joint else isinstance(space, Euclidean)):
+        noise = "normal" if joint else "independent normal"
+        raise UserError(f"{who} weighs {noise} noise, and {space!r} has another: FK and SVDD take any space")
+    if isinstance(x, dict) and moment.process.anchored:
+        raise UserError(f"{who} weighs leaves without an anchor: FK and SVDD take any state")
+    rows = [moment.leaf(leaf).row for leaf in x] if isinstance(x, dict) else [row]
+    coefficients = [tuple(c[leaf] for c in row.c) for leaf in x] if isinstance(x, dict) else [row.c]
+    if not all(_is_known(one, c) for one, c in zip(rows, coefficients, strict=True)):
         raise UserError(f"{who} needs the law of every step, which it knows of the DDIM family with noise only: use solver='ancestral'")
+
+
+def _is_normal(space: Space) -> bool:
+    """Is its noise a linear function of unit normals?"""
+    if isinstance(space, JointSpace):
+        return all(map(_is_normal, space.leaves.values()))
+    return type(space) in (Euclidean, Masked, Symmetric, ZeroMean)
+
+
+def _is_known(row: Row, c: Any) -> bool:
+    """Is a step of one leaf of the DDIM family, with noise?"""
+    known = len(c) == 3 and row.sigma_t > 0  # type: ignore[operator]
+    if known and row.sigma_s > 0 and row.alpha_t > 1e-8 * row.sigma_t:  # type: ignore[operator]
+        a, b, d = (float(v) for v in c)
+        known = d > 0 and math.isclose(math.hypot(a * row.sigma_t, d), row.sigma_s, rel_tol=1e-6)  # type: ignore[operator, arg-type]
+        known = known and math.isclose(b, row.alpha_s - a * row.alpha_t, rel_tol=1e-6, abs_tol=1e-12)  # type: ignore[operator]
+    return known
 
 
 def check_ancestral(row: Row, who: str) -> None:

@@ -23,6 +23,10 @@ _LAZY = {
     "PowerEMA": "ema",
     "Trainer": "trainer",
     "Schedule": "trainer",
+    "Training": "training",
+    "DenoiserTraining": "training",
+    "Ended": "training",
+    "ValidationLog": "training",
 }
 __all__ = list(_LAZY)
 

@@ -89,8 +89,9 @@ def train(
     from unstir_pipelines import train as training
     from unstir_pipelines.display import counter
 
+    tell = None if quiet or json else lambda text: typer.echo(text, err=True)
     with counter("training", is_silent=quiet or json) as progress:
-        made = training.train(recipe, out=out, sets=sets, data=data, seed=seed, device=device, resume=resume, progress=progress)
+        made = training.train(recipe, out=out, sets=sets, data=data, seed=seed, device=device, resume=resume, progress=progress, tell=tell)
     if json:
         as_json({"checkpoint": str(made)})
     elif not quiet:

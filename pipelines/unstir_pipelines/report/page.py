@@ -20,7 +20,20 @@ from unstir_pipelines import figures
 from unstir_pipelines.figures import Gallery, Picture
 from unstir_pipelines.pairing import DRAWS
 from unstir_pipelines.report import findings, provenance
-from unstir_pipelines.results import ARROWS, COST_KEYS, Results, digits_of, headed, plural, read, setting_title, shown
+from unstir_pipelines.results import (
+    ARROWS,
+    COST_KEYS,
+    Results,
+    digits_of,
+    duration,
+    headed,
+    plural,
+    read,
+    records,
+    setting_title,
+    shown,
+    spent,
+)
 from unstir_pipelines.store import write_whole
 
 if TYPE_CHECKING:
@@ -293,26 +306,19 @@ def _facts(results: Results, environment: Mapping[str, Any]) -> list[str]:
     case = results.nouns[0]
     counts = [(len(results.cases), case), (len(results.settings), "setting"), (len(results.labels), "method")]
     facts = [results.data] + [f"{count} {word}{'s' if count != 1 else ''}" for count, word in counts if count]
-    seconds = sum(float(value) for value in results.long.loc[results.long["metric"] == "seconds", "value"] if math.isfinite(value))
+    seconds, judging = spent(results)
     if seconds:
-        facts.append(f"{duration(seconds)} of computing on {environment['device'] or 'one machine'}")
+        judged = f" and {duration(judging)} of judging" if judging >= 1 else ""
+        facts.append(f"{duration(seconds)} of computing{judged} on {environment['device'] or 'one machine'}")
     if environment["started"]:
         facts.append(f"{datetime.fromisoformat(environment['started']):%-d %B %Y}")
     return facts
 
 
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1g} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def _cases(results: Results, others: list[Picture], hero: Picture | None, simulations: Mapping[str, str]) -> list[dict[str, Any]]:
     """One entry a case that has pictures or files: its pictures and links to what came out."""
     files: dict[str, dict[str, list[dict[str, str]]]] = {}
-    for record in provenance.records(results):
+    for record in records(results):
         for name in record.get("files") or () if record.get("status") == "done" else ():
             suffix = "".join(Path(name).suffixes[-2:]) if name.endswith(".gz") else Path(name).suffix
             link = {"href": quote(f"{record['folder']}/{name}"), "text": f"{results.titled(record['method'])} {suffix}"}

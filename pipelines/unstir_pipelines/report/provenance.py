@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from unstir import registry
 from unstir.errors import UnstirError
 from unstir.plugin.protocols import MetricInfo
 from unstir_pipelines.document import dump, read
-from unstir_pipelines.results import Results, named, setting_key, setting_title
-from unstir_pipelines.store import RECORD, RunFolder
+from unstir_pipelines.results import Results, named, records, setting_title
+from unstir_pipelines.store import RunFolder
 
 SHOWN_APART = ("name", "title", "checkpoint", "solver", "grid", "start", "process")
 """Options of a method that have a column of their own."""
@@ -39,19 +38,6 @@ class CheckpointCard:
     name: str
     methods: list[str]
     body: Markup | None
-
-
-def records(results: Results) -> list[dict[str, Any]]:
-    """Records of all jobs of a run, setting by setting, each with ``folder``, where its files lie."""
-    order = {setting_key(setting): index for index, setting in enumerate(results.settings)}
-    found = []
-    for path in sorted(results.folder.glob(f"estimates/**/*{RECORD}")):
-        try:
-            record = json.loads(path.read_text())
-        except ValueError:
-            continue
-        found.append(record | {"folder": path.parent.relative_to(results.folder).as_posix()})
-    return sorted(found, key=lambda record: order.get(setting_key(record.get("setting") or {}), len(order)))
 
 
 def failures(results: Results) -> list[Failure]:

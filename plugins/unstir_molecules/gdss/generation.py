@@ -31,6 +31,7 @@ from unstir_molecules.dense import Dense
 from unstir_molecules.gdss.state import graphs_of, moments_of, started
 from unstir_molecules.graphs import Graphs
 from unstir_molecules.sampling import as_set, drawn, drawn_sizes, histogram, of_width, vocabulary_of
+from unstir_molecules.steering import By, Steering
 
 T_END = 1e-4
 """The last time at which the model is asked."""
@@ -51,6 +52,8 @@ class GDSS:
         start: ``"published"``, or ``"matched"`` to the mean and variance that data have at the end of the process.
         nodes: sizes other than the learnt ones, see `unstir_molecules.sampling.drawn_sizes`.
         batch: graphs (of 9 nodes; fewer of larger ones) drawn together; with ``norms="batch"`` all of them of one padding.
+        maximise, by, particles, temperature, draws, scaffold, regressor: see `unstir_molecules.steering.Steering`; ``by="tds"`` needs
+            ``predictor="ancestral"``, whose steps have a known law.
 
     Raises:
         UserError: an option out of range.
@@ -64,6 +67,13 @@ class GDSS:
     start: Literal["published", "matched"] = "published"
     nodes: str = ""
     batch: int = 1024
+    maximise: str = ""
+    by: By = "svdd"
+    particles: int = 8
+    temperature: float = 0.05
+    draws: int = 1
+    scaffold: str = ""
+    regressor: str = ""
 
     needs: ClassVar[tuple[str, ...]] = ()
     uses_prior: ClassVar[bool] = True
@@ -76,6 +86,12 @@ class GDSS:
         if self.start not in ("published", "matched"):
             raise UserError(f"start must be 'published' or 'matched', got {self.start!r}")
         self.solver({"predictor": "euler", "snr": 0.0, "scale": 0.0})
+        self.steering  # noqa: B018 (its own checks)
+
+    @property
+    def steering(self) -> Steering:
+        """How the samples are steered."""
+        return Steering(self.maximise, self.by, self.particles, self.temperature, self.draws, self.scaffold, self.regressor)
 
     def solver(self, own: Any) -> Solver:
         """The solver of the core.
@@ -157,17 +173,24 @@ class GDSS:
         Returns:
             B graphs, and evaluations a graph.
         """
-        own, count, nodes = prior.facts["sampler"], len(mask), mask.shape[1]
+        own, nodes, steering = prior.facts["sampler"], mask.shape[1], self.steering
+        wide, solver, molecules = steering.widened(mask), self.solver(own), vocabulary_of(prior) is not None
+        count = len(wide)
         sized: Any = of_width(prior, nodes)
-        condition = {"mask": mask, **options.pop("condition", {})}
+        condition = {"mask": wide, **options.pop("condition", {})}
+        guides, steers = steering.parts(
+            prior, mask, lambda x0, there: graphs_of(x0["x"], x0["a"], there, molecules), ("x", "a"), path=not solver.stochastic
+        )
         source = NoiseSource(seed, range(count))
         unit = sized.space.draw({leaf: source.draw(shape, stream=f"start/{leaf}") for leaf, shape in sized.shape.items()}, condition)
-        state = started(unit, sized.process, self.start, moments or prior.facts.get("moments"), mask)
+        state = started(unit, sized.process, self.start, moments or prior.facts.get("moments"), wide)
         made: Any = unstir.sample(
             sized,
             count,
-            solver=self.solver(own),
+            solver=solver,
             grid=f"uniform:{self.steps or own['steps']},t_min={T_END}",
+            guides=[*guides, *options.pop("guides", ())],
+            steers=[*steers, *options.pop("steers", ())],
             condition=condition,
             start=(state, sized.process.t_max),
             seed=seed,
@@ -175,7 +198,8 @@ class GDSS:
             progress=progress,
             **options,
         )
-        return graphs_of(made.x["x"], made.x["a"], mask, vocabulary_of(prior) is not None), made.nfe
+        chosen = slice(0, len(mask) * steering.copies, steering.copies)
+        return graphs_of(made.x["x"][chosen], made.x["a"][chosen], mask, molecules), made.nfe * steering.copies
 
 
 def _learnt(item: xr.Dataset, prior: Any) -> dict[str, Any]:

@@ -19,6 +19,18 @@ from torch import Tensor, nn
 from unstir.errors import UserError
 from unstir_molecules.gdss.attention import MLP, AttentionLayer, Conv, Convolution, bounded, matrix_of, normalised, pairs_of
 
+WORK = 256 * 81
+"""Entries of adjacency matrices that a CPU works on at a time without gradients: larger arrays are asked of the system anew each time."""
+
+
+def at_a_time(nodes: int) -> int:
+    """Graphs that are worked on together; as many as they have nodes at least, so that small matrices stay side by side.
+
+    Args:
+        nodes: of a graph.
+    """
+    return max(min(nodes, 32), WORK // max(nodes, 1) ** 2)
+
 
 def powers(adjacency: Tensor, count: int) -> list[Tensor]:
     """A, A^2, ..., A^count: plain matrix powers of the noisy weighted matrix.
@@ -238,12 +250,19 @@ class GDSSNetwork(nn.Module):
         Returns:
             ``x`` (B, N, F) and ``a`` (B, N, N).
         """
-        x_in, a, count = x["x"], x["a"], x["a"].shape[-1]
+        x_in, a = x["x"], x["a"]
         mask = (condition or {}).get("mask")
         present = x_in.new_ones(x_in.shape[:2]) if mask is None else mask.to(x_in.dtype).expand(x_in.shape[:2])
+        if torch.is_grad_enabled() or a.device.type != "cpu" or len(a) <= (size := at_a_time(a.shape[-1])):
+            return self._found(x_in, a, present)
+        parts = [self._found(*part) for part in zip(x_in.split(size), a.split(size), present.split(size), strict=True)]
+        return {leaf: torch.cat([part[leaf] for part in parts]) for leaf in ("x", "a")}
+
+    def _found(self, x: Tensor, a: Tensor, present: Tensor) -> dict[str, Tensor]:
+        """Both outputs of a batch, with the batch turned to the last axis and back."""
         node = present.mT.contiguous()
         pair = pairs_of(node[:, None] * node)
         stack = torch.stack([pairs_of(power) for power in powers(a, self.channels)])
-        features = x_in.permute(2, 1, 0).contiguous()
+        features = x.permute(2, 1, 0).contiguous()
         found_x, found_a = self.x(features, stack, node, pair), self.a(features, stack, node, pair)
-        return {"x": found_x.permute(2, 1, 0).contiguous(), "a": matrix_of(found_a, count, 0.0).permute(2, 0, 1).contiguous()}
+        return {"x": found_x.permute(2, 1, 0).contiguous(), "a": matrix_of(found_a, a.shape[-1], 0.0).permute(2, 0, 1).contiguous()}

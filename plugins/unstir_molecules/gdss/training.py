@@ -9,11 +9,8 @@ Reference: Jo et al. 2022 (GDSS), arXiv:2202.02514, eq. 7; the released settings
 
 from __future__ import annotations
 
-import json
-import platform
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,11 +19,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from unstir import checkpoint, registry
 from unstir.denoiser import NetworkDenoiser
 from unstir.errors import UserError
 from unstir.plugin.protocols import Progress
-from unstir.train import EMA, Schedule, Trainer, Uniform
+from unstir.train import DenoiserTraining, Ended, Schedule, Trainer, Uniform
 from unstir_molecules.gdss.networks import GDSSNetwork
 from unstir_molecules.gdss.presets import T_MIN, Preset, Terminal, denoiser_of, facts_of, preset
 from unstir_molecules.gdss.state import moments_of, state_of
@@ -155,7 +151,7 @@ class GDSSBatches:
 
 
 @dataclass(frozen=True)
-class GDSSTraining:
+class GDSSTraining(DenoiserTraining[GDSSBatches]):
     """Train GDSS on a set and write its checkpoint folder.
 
     Args:
@@ -197,7 +193,8 @@ class GDSSTraining:
     every: int = 1000
     seed: int = 0
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    free: ClassVar[tuple[str, ...]] = ("steps", "every")
+    registered: ClassVar[str] = "molecules/gdss"
 
     def __post_init__(self) -> None:
         preset(self.preset)
@@ -210,75 +207,32 @@ class GDSSTraining:
         if not T_MIN <= self.eps < 1:
             raise UserError(f"eps must be at least {T_MIN} and below 1, got {self.eps}")
 
-    def run(self, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
-        """Train (or go on) in ``out/training`` and write the checkpoint to ``out``; validation goes to ``out/validation.jsonl``.
-
-        Returns:
-            The checkpoint folder.
-        """
-        item = next(iter(registry.resolve("data", self.data)(**self.options).load()))
-        return self.fit(item, out, device=device, progress=progress, resume=resume)
-
-    def fit(self, item: xr.Dataset, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
-        """Train on a set at hand.
-
-        Args:
-            item: a set of molecules or of graphs; where it says which are for the test, these are not seen.
-            out: the checkpoint folder.
-            device: ``"cpu"`` or ``"cuda"``.
-            progress: told of each step.
-            resume: go on from the last state kept?
-
-        Returns:
-            The checkpoint folder.
+    def sampler(self, item: xr.Dataset) -> GDSSBatches:
+        """The graphs that are learnt, and the settings that fit them; with ``split``, only its "train".
 
         Raises:
             DataError: a degree does not fit the features, or there is nothing to learn from.
         """
-        out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
         graphs = TrainingGraphs.of(item)
-        settings = self.settings(graphs)
-        batches, started, log = GDSSBatches(graphs, settings), time.monotonic(), out / "validation.jsonl"
-        moments = moments_of(graphs.seen.take(slice(0, 20000)), settings.features, settings.molecules)
-        steps = self.steps or settings.epochs * batches.epoch
+        return GDSSBatches(graphs, self.settings(graphs))
 
-        def validate(step: int, trainer: Any) -> None:
-            found = self.score(self.weighed(trainer, settings), graphs, settings)
-            line = {"step": step, "seconds": round(time.monotonic() - started), "loss": found}
-            kept = [json.loads(text) for text in log.read_text().splitlines()] if log.exists() else []
-            log.write_text("".join(json.dumps(one) + "\n" for one in [*(old for old in kept if old["step"] < step), line]))
-
-        trainer = TwoAdams(
-            self.denoiser(settings),
-            batches,
-            GDSSLoss(self.eps),  # type: ignore[arg-type]
-            steps,
-            Epochs(settings.rate, length=batches.epoch, factor=self.decay),
-            {"ema": EMA(decay=self.ema)},
-            self.seed,
-            clip=self.clip,
+    def trainer(self, sampler: GDSSBatches, device: str = "cpu") -> TwoAdams:
+        """The core's trainer, ready to run."""
+        settings, epoch = sampler.settings, sampler.epoch
+        made = self.prepared(
+            self.denoiser(sampler),
+            sampler,
+            GDSSLoss(self.eps),
+            self.steps or settings.epochs * epoch,
+            Epochs(settings.rate, length=epoch, factor=self.decay),
+            device,
+            kind=TwoAdams,
             betas=(0.9, 0.999),
-            accelerator="cuda" if device.startswith("cuda") else "cpu",
-            every=self.every,
-            config={key: value for key, value in asdict(self).items() if key not in ("steps", "every")},
-            on_save=validate,
             decay=self.weight_decay,
+            weight_decay=0.0,
         )
-        trainer.run(out / "training", resume=resume, progress=progress)
-        denoiser = self.weighed(trainer, settings)
-        found = self.score(denoiser, graphs, settings)
-        denoiser.card = graphs.card(
-            title="GDSS of " + ("molecules" if settings.molecules else "graphs"),
-            how=f"preset {self.preset}, {steps} steps of {min(settings.batch, len(graphs.seen))} graphs, rate {settings.rate:g}, "
-            f"{'averaged' if settings.average else 'plain'} weights, one {device} ({platform.machine()}), "
-            f"{(time.monotonic() - started) / 3600:.2f} h in the last run; nodes {settings.x}, edges {settings.a}: "
-            f"signal-to-noise ratio at the end {settings.terminal_text()}",
-            found=f"loss of {graphs.held_out} held-out training graphs: nodes {found['x']:.3f}, edges {found['a']:.3f} "
-            "(half the squared error of the noise, summed over a graph)",
-        )
-        facts = facts_of(settings, graphs.facts() | {"moments": moments, "preset": self.preset, "terminal": self.terminal})
-        return checkpoint.save(denoiser, out, network="molecules/gdss", config=settings.network(), facts=facts)
+        assert isinstance(made, TwoAdams)
+        return made
 
     def settings(self, graphs: TrainingGraphs) -> Preset:
         """The preset with the sizes of the data and the options of this training.
@@ -305,38 +259,46 @@ class GDSSTraining:
             state_of(part, features, molecules)
         return made.closed() if self.terminal == "closed" else made
 
-    def denoiser(self, settings: Preset) -> NetworkDenoiser:
-        """The untrained denoiser; its weights depend on the seed alone.
+    def network(self, sampler: GDSSBatches) -> dict[str, Any]:
+        """Keyword arguments of the network."""
+        return sampler.settings.network()
 
-        Args:
-            settings: of the network and the process.
-        """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = GDSSNetwork(**settings.network())
-        return denoiser_of(settings, network)
+    def denoiser(self, sampler: GDSSBatches) -> NetworkDenoiser:
+        """The untrained denoiser; its weights depend on the seed alone."""
+        return denoiser_of(sampler.settings, self.untrained(GDSSNetwork, self.network(sampler)))
 
-    def weighed(self, trainer: TwoAdams, settings: Preset) -> NetworkDenoiser:
-        """The denoiser with the weights that the settings ask for, averaged or plain, in evaluation mode.
-
-        Args:
-            trainer: after some steps.
-            settings: of the network.
-        """
-        other = self.denoiser(settings)
-        other.network.load_state_dict(trainer.averages["ema"].weights() if settings.average else trainer.plain.state_dict())
+    def averaged(self, trainer: Trainer, sampler: GDSSBatches) -> NetworkDenoiser:
+        """The denoiser with the weights that the settings ask for, averaged or plain, in evaluation mode."""
+        if sampler.settings.average:
+            return super().averaged(trainer, sampler)
+        assert isinstance(trainer, TwoAdams)
+        other = self.denoiser(sampler)
+        other.network.load_state_dict(trainer.plain.state_dict())
         return other.eval()
 
-    def score(self, denoiser: NetworkDenoiser, graphs: TrainingGraphs, settings: Preset) -> dict[str, float]:
-        """The losses of held-out graphs, each at 16 stratified times.
-
-        Args:
-            denoiser: in evaluation mode.
-            graphs: with the held-out ones.
-            settings: of the model.
-        """
+    def score(self, denoiser: NetworkDenoiser, sampler: GDSSBatches) -> dict[str, float]:
+        """The losses of held-out graphs, each at 16 stratified times."""
+        graphs, settings = sampler.graphs, sampler.settings
         held = graphs.kept.take(np.tile(np.arange(len(graphs.kept)), 16))
         x0 = state_of(held, settings.features, settings.molecules)
         with torch.inference_mode():
             losses = GDSSLoss(self.eps).drawn(denoiser, x0, torch.Generator().manual_seed(0), {"mask": held.mask})
         return {leaf: round(float(value), 4) for leaf, value in losses.items()}
+
+    def card(self, ended: Ended[GDSSBatches]) -> str:
+        """The model card."""
+        graphs, settings, found = ended.sampler.graphs, ended.sampler.settings, ended.found
+        return graphs.card(
+            title="GDSS of " + ("molecules" if settings.molecules else "graphs"),
+            how=f"preset {self.preset}, {ended.trainer.steps} steps of {min(settings.batch, len(graphs.seen))} graphs, "
+            f"rate {settings.rate:g}, {'averaged' if settings.average else 'plain'} weights, {ended.where(2)} in the last run; "
+            f"nodes {settings.x}, edges {settings.a}: signal-to-noise ratio at the end {settings.terminal_text()}",
+            found=f"loss of {graphs.held_out} held-out training graphs: nodes {found['x']:.3f}, edges {found['a']:.3f} "
+            "(half the squared error of the noise, summed over a graph)",
+        )
+
+    def facts(self, ended: Ended[GDSSBatches]) -> dict[str, Any]:
+        """Vocabulary, sizes, moments of the states, settings of the sampler."""
+        graphs, settings = ended.sampler.graphs, ended.sampler.settings
+        moments = moments_of(graphs.seen.take(slice(0, 20000)), settings.features, settings.molecules)
+        return facts_of(settings, graphs.facts() | {"moments": moments, "preset": self.preset, "terminal": self.terminal})

@@ -14,7 +14,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,12 +23,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from unstir import checkpoint, registry
+from unstir import checkpoint
 from unstir.denoiser import NetworkDenoiser, Normaliser
 from unstir.errors import DataError, UserError
 from unstir.plugin.protocols import Progress
 from unstir.space import Masked
-from unstir.train import EMA, DenoisingLoss, Schedule, Trainer
+from unstir.train import DenoisingLoss, Schedule, Training
 from unstir_molecules.dense import Dense
 from unstir_molecules.hyperbolic.clusters import clustered
 from unstir_molecules.hyperbolic.network import HypDiffNetwork
@@ -72,7 +72,7 @@ class AutoencoderLoss:
 
 
 @dataclass(frozen=True)
-class HypDiffTraining:
+class HypDiffTraining(Training):
     """Train HypDiff on graphs and write its checkpoint folder.
 
     Args:
@@ -123,7 +123,7 @@ class HypDiffTraining:
     every: int = 1000
     seed: int = 0
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    free: ClassVar[tuple[str, ...]] = ("steps", "encoding", "every")
 
     def __post_init__(self) -> None:
         if min(self.dim, self.clusters, self.encoding, self.steps, self.batch) < 1:
@@ -139,17 +139,8 @@ class HypDiffTraining:
         """The process of a state."""
         return Radial(delta=self.delta, c=self.c)
 
-    def run(self, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
-        """Train (or go on) in ``out/autoencoder`` and ``out/training`` and write the checkpoint to ``out``.
-
-        Returns:
-            The checkpoint folder.
-        """
-        item = next(iter(registry.resolve("data", self.data)(**self.options).load()))
-        return self.fit(item, out, device=device, progress=progress, resume=resume)
-
     def fit(self, item: xr.Dataset, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
-        """Train on a set at hand.
+        """Train (or go on) on a set at hand in ``out/autoencoder`` and ``out/training`` and write the checkpoint to ``out``.
 
         Args:
             item: a set of graphs; where it says which are for the test, these are not seen.
@@ -172,7 +163,7 @@ class HypDiffTraining:
         whole = self.encoding + self.steps
         denoiser = self.denoiser(1.0)
         loss: Any = AutoencoderLoss(self.jitter, self.pull)
-        first = self.trainer(denoiser, self.batches(graphs.seen), loss, self.encoding, device)
+        first = self.prepared(denoiser, self.batches(graphs.seen), loss, self.encoding, self.schedule(self.encoding), device)
         first.run(out / "autoencoder", resume=resume, progress=part(progress, 0, whole))
         denoiser.network.load_state_dict(first.averages["ema"].weights())
         network: Any = denoiser.network.eval()
@@ -189,7 +180,7 @@ class HypDiffTraining:
         state = network.state_dict()
         denoiser = self.denoiser(scale, state)
         draw = self.latents(y.clone() / scale, cluster, mask)
-        second = self.trainer(denoiser, draw, DenoisingLoss(weight="v"), self.steps, device)
+        second = self.prepared(denoiser, draw, DenoisingLoss(weight="v"), self.steps, self.schedule(self.steps), device)
         second.run(out / "training", resume=resume, progress=part(progress, self.encoding, whole))
         final = self.denoiser(scale, state | second.averages["ema"].weights()).eval()
         accuracy = self.restored(final.network, graphs.kept)
@@ -204,6 +195,14 @@ class HypDiffTraining:
         facts = graphs.facts() | {"model": "hypdiff", "compositions": compositions(cluster, mask, self.clusters)}
         return checkpoint.save(final, out, network="molecules/hypdiff", config=self.network(), facts=facts)
 
+    def schedule(self, steps: int) -> Schedule:
+        """Learning rate of a stage.
+
+        Args:
+            steps: of the stage.
+        """
+        return Schedule(self.rate, self.warmup, steps // 3, 0.01)
+
     def network(self) -> dict[str, Any]:
         """Keyword arguments of the network."""
         return {name: getattr(self, name) for name in ("dim", "c", "clusters", "kappa", "hidden", "encoders", "width", "layers", "heads")}
@@ -215,37 +214,12 @@ class HypDiffTraining:
             scale: s, of the coordinates.
             weights: of the network.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = HypDiffNetwork(**self.network())
+        network = self.untrained(HypDiffNetwork, self.network())
         if weights is not None:
             network.load_state_dict(weights)
         normaliser = Normaliser(scale=scale)
         return NetworkDenoiser(
             network, self.process, parameterisation="v", shape=(-1, self.dim), space=Masked("mask"), normaliser=normaliser
-        )
-
-    def trainer(self, denoiser: NetworkDenoiser, batches: Any, loss: Any, steps: int, device: str) -> Trainer:
-        """A trainer of one stage.
-
-        Args:
-            denoiser: what is trained.
-            batches: draws batches.
-            loss: of the stage.
-            steps: of the stage.
-            device: ``"cpu"`` or ``"cuda"``.
-        """
-        return Trainer(
-            denoiser,
-            batches,
-            loss,
-            steps,
-            Schedule(self.rate, self.warmup, steps // 3, 0.01),
-            {"ema": EMA(decay=self.ema)},
-            self.seed,
-            accelerator="cuda" if device.startswith("cuda") else "cpu",
-            every=self.every,
-            config={key: value for key, value in asdict(self).items() if key not in ("steps", "encoding", "every")},
         )
 
     def batches(self, seen: Dense) -> Callable[[int, np.random.Generator], Mapping[str, Any]]:

@@ -185,8 +185,21 @@ class PARDNetwork(nn.Module):
             (B, M, width), (P, edge_width), and which pairs these are.
         """
         pairs = Pairs.of(scene.sees)
+        h, g = self.begun(scene, time, pairs)
+        for layer in self.layers:
+            h, g = layer(h, g, pairs)
+        return h, g, pairs
+
+    def begun(self, scene: Scene, time: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """The states of nodes (B, M, width) and of pairs (P, edge_width) before the first layer.
+
+        Args:
+            scene: what is there.
+            time: (B,) of the noisy part.
+            pairs: of the scene.
+        """
         size = scene.nodes.shape[1]
-        of_node, of_edge = self.time(_waves(time).to(self.role.weight)).split((self.node_role.embedding_dim, self.role.embedding_dim), -1)
+        of_node, of_edge = self.told(time)
         noisy = scene.noisy[..., None].to(of_node.dtype)
         h = self.node_kind(scene.nodes) + self.node_role(scene.noisy.long()) + noisy * of_node[:, None]
         h = h + self.size(scene.size) + self.degree(scene.degree)
@@ -196,9 +209,17 @@ class PARDNetwork(nn.Module):
         g = self.edge_kind(scene.edges.flatten()[pairs.there]) + self.role(role)
         ends = self.ends(h).flatten(0, 1)
         g = g + ends[pairs.i] + ends[pairs.j] + mine[:, None].to(g.dtype) * of_edge[pairs.i // size]
-        for layer in self.layers:
-            h, g = layer(h, g, pairs)
-        return h, g, pairs
+        return h, g
+
+    def told(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        """What noisy nodes (B, width) and their pairs (B, edge_width) are told of the time.
+
+        Args:
+            time: (B,).
+        """
+        widths = (self.node_role.embedding_dim, self.role.embedding_dim)
+        of_node, of_edge = self.time(_waves(time).to(self.role.weight)).split(widths, -1)
+        return of_node, of_edge
 
     def prefix(self, h: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """One vector for each prefix.

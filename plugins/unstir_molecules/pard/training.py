@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-import platform
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -23,11 +20,9 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from unstir import checkpoint, registry
 from unstir.denoiser import TokenDenoiser
 from unstir.errors import UnknownName, UserError
-from unstir.plugin.protocols import Progress
-from unstir.train import EMA, VLB, Schedule, Trainer
+from unstir.train import VLB, DenoiserTraining, Ended, Schedule, Trainer
 from unstir_molecules.dense import Dense
 from unstir_molecules.pard.blocks import Ordered
 from unstir_molecules.pard.denoiser import SCHEDULE, bound, denoiser_of, next_losses
@@ -89,7 +84,7 @@ class _Heard(nn.Module):
 
 
 @dataclass(frozen=True)
-class PARDTraining:
+class PARDTraining(DenoiserTraining["TrainingBlocks"]):
     """Train PARD on molecules or graphs and write its checkpoint folder.
 
     Args:
@@ -146,7 +141,10 @@ class PARDTraining:
     every: int = 1000
     seed: int = 0
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    free: ClassVar[tuple[str, ...]] = ("every",)
+    registered: ClassVar[str] = "molecules/pard"
+    dtype: ClassVar[torch.dtype | None] = torch.float16
+    measure: ClassVar[str] = "nats"
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -166,44 +164,9 @@ class PARDTraining:
         given = {name: getattr(self, name) for name in asdict(PRESETS[self.preset]) if getattr(self, name) is not None}
         return Preset(**{**asdict(PRESETS[self.preset]), **given})
 
-    def run(self, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
-        """Train (or go on) in ``out/training`` and write the checkpoint to ``out``; validation goes to ``out/validation.jsonl``.
-
-        Returns:
-            The checkpoint folder.
-        """
-        item = next(iter(registry.resolve("data", self.data)(**self.options).load()))
-        return self.fit(item, out, device=device, progress=progress, resume=resume)
-
-    def fit(self, item: xr.Dataset, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
-        """Train on a set at hand.
-
-        Args:
-            item: a set of molecules or of graphs; where it says which are for the test, these are not seen.
-            out: the checkpoint folder.
-            device: ``"cpu"`` or ``"cuda"``.
-            progress: told of each step.
-            resume: go on from the last state kept?
-
-        Returns:
-            The checkpoint folder.
-        """
-        out, started = Path(out), time.monotonic()
-        out.mkdir(parents=True, exist_ok=True)
-        sampler = TrainingBlocks.of(TrainingGraphs.of(item, batch=self.chosen.batch), self)
-        trainer = self.trainer(sampler, device)
-        trainer.on_save = lambda step, made: self._validated(out / "validation.jsonl", step, made, sampler, time.monotonic() - started)
-        trainer.run(out / "training", resume=resume, progress=progress)
-        denoiser = self.averaged(trainer, sampler)
-        nats = self.score(denoiser, sampler)
-        denoiser.card = sampler.graphs.card(
-            title="PARD, " + ("molecules" if sampler.graphs.vocabulary else "graphs"),
-            how=f"{json.dumps(asdict(self.chosen))}, {self.mode}, {trainer.steps} steps, one {device} ({platform.machine()}), "
-            f"{(time.monotonic() - started) / 3600:.1f} h in the last run",
-            found=f"bound on -log p(graph) of held-out training graphs, nats: {json.dumps(nats)}",
-        )
-        facts = {**sampler.graphs.facts(), "diffusion": self.chosen.diffusion}
-        return checkpoint.save(denoiser, out, network="molecules/pard", config=self.network(sampler), dtype=torch.float16, facts=facts)
+    def sampler(self, item: xr.Dataset) -> TrainingBlocks:
+        """The graphs that are learnt, in their order; with ``split``, only its "train"."""
+        return TrainingBlocks.of(TrainingGraphs.of(item, batch=self.chosen.batch), self)
 
     def trainer(self, sampler: TrainingBlocks, device: str = "cpu") -> Trainer:
         """The core's trainer, ready to run.
@@ -214,21 +177,9 @@ class PARDTraining:
         """
         chosen = self.chosen
         steps = self.steps or math.ceil(chosen.epochs * len(sampler.ordered) / chosen.batch)
-        return Trainer(
-            self.denoiser(sampler),  # type: ignore[arg-type]
-            sampler,
-            BlockLoss(chosen.diffusion, self.cross_entropy),  # type: ignore[arg-type]
-            steps,
-            Schedule(chosen.rate, min(self.warmup, max(1, steps // 10)), int(self.decay * steps), 0.01),
-            {"ema": EMA(decay=self.ema)},
-            self.seed,
-            clip=self.clip,
-            weight_decay=self.weight_decay,
-            accelerator="cuda" if device.startswith("cuda") else "cpu",
-            precision=chosen.precision,
-            every=self.every,
-            config={key: value for key, value in asdict(self).items() if key not in ("every",)},
-        )
+        schedule = Schedule(chosen.rate, min(self.warmup, max(1, steps // 10)), int(self.decay * steps), 0.01)
+        loss = BlockLoss(chosen.diffusion, self.cross_entropy)
+        return self.prepared(self.denoiser(sampler), sampler, loss, steps, schedule, device, precision=chosen.precision)
 
     def network(self, sampler: TrainingBlocks) -> dict[str, Any]:
         """Keyword arguments of the network."""
@@ -240,18 +191,9 @@ class PARDTraining:
 
     def denoiser(self, sampler: TrainingBlocks) -> TokenDenoiser:
         """The untrained denoiser; its weights depend on the seed alone, and it knows how large first blocks are."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = PARDNetwork(**self.network(sampler))
+        network = self.untrained(PARDNetwork, self.network(sampler))
         network.first.copy_(sampler.first)
         return denoiser_of(network, SCHEDULE)
-
-    def averaged(self, trainer: Trainer, sampler: TrainingBlocks) -> TokenDenoiser:
-        """The denoiser with the averaged weights, in evaluation mode."""
-        other = self.denoiser(sampler)
-        other.network.load_state_dict(trainer.averages["ema"].weights())
-        other.eval()
-        return other
 
     def score(self, denoiser: TokenDenoiser, sampler: TrainingBlocks) -> dict[str, float]:
         """The bound on held-out training graphs and its parts, nats a graph; without graphs whose first block has a size never seen."""
@@ -259,12 +201,18 @@ class PARDTraining:
         finite = torch.isfinite(found["total"])
         return {name: round(float(value[finite].mean()), 3) for name, value in found.items()}
 
-    def _validated(self, log: Path, step: int, trainer: Trainer, sampler: TrainingBlocks, seconds: float) -> None:
-        line = {"step": step, "seconds": round(seconds), "nats": self.score(self.averaged(trainer, sampler), sampler)}
-        kept = [json.loads(text) for text in log.read_text().splitlines()] if log.exists() else []
-        part = log.with_name(log.name + ".tmp")
-        part.write_text("".join(json.dumps(one) + "\n" for one in [*(old for old in kept if old["step"] < step), line]))
-        part.replace(log)
+    def card(self, ended: Ended[TrainingBlocks]) -> str:
+        """The model card."""
+        graphs = ended.sampler.graphs
+        return graphs.card(
+            title="PARD, " + ("molecules" if graphs.vocabulary else "graphs"),
+            how=f"{json.dumps(asdict(self.chosen))}, {self.mode}, {ended.trainer.steps} steps, {ended.where()} in the last run",
+            found=f"bound on -log p(graph) of held-out training graphs, nats: {json.dumps(ended.found)}",
+        )
+
+    def facts(self, ended: Ended[TrainingBlocks]) -> dict[str, Any]:
+        """Vocabulary, sizes, steps of a block."""
+        return {**ended.sampler.graphs.facts(), "diffusion": self.chosen.diffusion}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 
 from unstir.errors import UserError
+from unstir.plugin.options import at_least
 from unstir_molecules.trajectories.simulator import Array, Forces, charges_of, coupled, springs_between
 
 
@@ -57,10 +58,7 @@ class Simulated(ABC):
     key: ClassVar[str]
 
     def __post_init__(self) -> None:
-        least = {"count": 2, "bodies": 2, "axes": 1, "frames": 2}
-        for name, number in least.items():
-            if getattr(self, name) < number:
-                raise UserError(f"{name} must be at least {number}, got {getattr(self, name)}")
+        at_least(self, count=2, bodies=2, axes=1, frames=2)
         if not min(self.interval, self.step) > 0 or not 0 < self.test < 1 or self.seed < 0:
             numbers = f"{self.interval}, {self.step}, {self.test}, {self.seed}"
             raise UserError(f"interval and step must be positive, test a share and seed not negative, got {numbers}")

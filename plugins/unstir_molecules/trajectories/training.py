@@ -12,12 +12,8 @@ Reference: Han et al. 2024 (GeoTDM), arXiv:2410.13027.
 
 from __future__ import annotations
 
-import json
-import platform
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -25,13 +21,11 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from unstir import checkpoint, registry
 from unstir.denoiser import NetworkDenoiser, Normaliser
 from unstir.errors import DataError, UserError
-from unstir.plugin.protocols import Progress
 from unstir.process import VPCosine
 from unstir.space import Euclidean, ZeroMean
-from unstir.train import EMA, DenoisingLoss, Schedule, Trainer
+from unstir.train import DenoiserTraining, DenoisingLoss, Ended, Schedule, Trainer
 from unstir_molecules.trajectories.network import GeoTDMNetwork
 
 Array = NDArray[Any]
@@ -144,7 +138,7 @@ class TrainingTrajectories:
 
 
 @dataclass(frozen=True)
-class GeoTDMTraining:
+class GeoTDMTraining(DenoiserTraining[TrainingTrajectories]):
     """Train GeoTDM on trajectories and write its checkpoint folder.
 
     Args:
@@ -189,7 +183,7 @@ class GeoTDMTraining:
     every: int = 1000
     seed: int = 0
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    registered: ClassVar[str] = "molecules/geotdm"
 
     def __post_init__(self) -> None:
         if self.reference not in ("learned", "last"):
@@ -198,115 +192,59 @@ class GeoTDMTraining:
             numbers = f"{self.given}, {self.ridge}, {self.steps} and {self.batch}"
             raise UserError(f"given and ridge must not be negative, steps and batch positive, got {numbers}")
 
-    def run(self, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
-        """Train (or go on) in ``out/training`` and write the checkpoint to ``out``; validation goes to ``out/validation.jsonl``.
+    def sampler(self, item: xr.Dataset) -> TrainingTrajectories:
+        """The trajectories that are learnt; with ``split``, only its "train"."""
+        return TrainingTrajectories.of(item, self.given, batch=self.batch, told=self.told, reference=self.reference, ridge=self.ridge)
 
-        Returns:
-            The checkpoint folder.
-        """
-        item = next(iter(registry.resolve("data", self.data)(**self.options).load()))
-        return self.fit(item, out, device=device, progress=progress, resume=resume)
+    def trainer(self, sampler: TrainingTrajectories, device: str = "cpu") -> Trainer:
+        """The core's trainer, ready to run."""
+        schedule = Schedule(self.rate, self.warmup, self.decay, 0.01)
+        return self.prepared(self.denoiser(sampler), sampler, DenoisingLoss(weight="v"), self.steps, schedule, device)
 
-    def fit(self, item: xr.Dataset, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
-        """Train on a set at hand.
-
-        Args:
-            item: trajectories; where it says which are for the test, these are not seen.
-            out: the checkpoint folder.
-            device: ``"cpu"`` or ``"cuda"``.
-            progress: told of each step.
-            resume: go on from the last state kept?
-
-        Returns:
-            The checkpoint folder.
-        """
-        out = Path(out)
-        out.mkdir(parents=True, exist_ok=True)
-        batches = TrainingTrajectories.of(item, self.given, batch=self.batch, told=self.told, reference=self.reference, ridge=self.ridge)
-        denoiser, started, log = self.denoiser(batches), time.monotonic(), out / "validation.jsonl"
-
-        def validate(step: int, trainer: Trainer) -> None:
-            line = {
-                "step": step,
-                "seconds": round(time.monotonic() - started),
-                "loss": self.score(self.averaged(trainer, batches), batches),
-            }
-            kept = [json.loads(text) for text in log.read_text().splitlines()] if log.exists() else []
-            log.write_text("".join(json.dumps(one) + "\n" for one in [*(old for old in kept if old["step"] < step), line]))
-
-        trainer = Trainer(
-            denoiser,
-            batches,
-            DenoisingLoss(weight="v"),
-            self.steps,
-            Schedule(self.rate, self.warmup, self.decay, 0.01),
-            {"ema": EMA(decay=self.ema)},
-            self.seed,
-            clip=self.clip,
-            accelerator="cuda" if device.startswith("cuda") else "cpu",
-            every=self.every,
-            config={key: value for key, value in asdict(self).items() if key not in ("steps", "decay", "every")},
-            on_save=validate,
-        )
-        trainer.run(out / "training", resume=resume, progress=progress)
-        denoiser = self.averaged(trainer, batches)
-        denoiser.card = self.card(item, batches, self.score(denoiser, batches), device, time.monotonic() - started)
-        facts = {
-            "model": "geotdm",
-            "given": self.given,
-            "told": self.told,
-            "reference": self.reference,
-            "data": str(item.attrs.get("key", "")),
-        }
-        facts["interval"] = float(np.diff(item["time"].values).mean())
-        return checkpoint.save(denoiser, out, network="molecules/geotdm", config=self.network(batches), facts=facts)
-
-    def network(self, batches: TrainingTrajectories) -> dict[str, Any]:
+    def network(self, sampler: TrainingTrajectories) -> dict[str, Any]:
         """Keyword arguments of the network."""
-        _, frames, bodies, axes = batches.future.shape
+        _, frames, bodies, axes = sampler.future.shape
         sizes = {name: getattr(self, name) for name in ("given", "width", "layers", "heads", "channels")}
-        return {"bodies": bodies, "frames": frames, "axes": axes, "scale": batches.scale, **sizes}
+        return {"bodies": bodies, "frames": frames, "axes": axes, "scale": sampler.scale, **sizes}
 
-    def denoiser(self, batches: TrainingTrajectories) -> NetworkDenoiser:
+    def denoiser(self, sampler: TrainingTrajectories) -> NetworkDenoiser:
         """The untrained denoiser; its weights depend on the seed alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = GeoTDMNetwork(**self.network(batches))
+        network = self.untrained(GeoTDMNetwork, self.network(sampler))
         if self.given:
-            network.weights.copy_(torch.from_numpy(batches.weights))
+            network.weights.copy_(torch.from_numpy(sampler.weights))
         return NetworkDenoiser(
             network,
             VPCosine(),
             parameterisation="v",
             shape=(network.frames * network.bodies, network.axes),
             space=Euclidean() if self.given else ZeroMean(axis=1),
-            normaliser=Normaliser(scale=batches.scale),
+            normaliser=Normaliser(scale=sampler.scale),
         )
 
-    def averaged(self, trainer: Trainer, batches: TrainingTrajectories) -> NetworkDenoiser:
-        """The denoiser with the averaged weights, in evaluation mode."""
-        other = self.denoiser(batches)
-        other.network.load_state_dict(trainer.averages["ema"].weights())
-        return other.eval()
-
-    def score(self, denoiser: NetworkDenoiser, batches: TrainingTrajectories) -> float:
+    def score(self, denoiser: NetworkDenoiser, sampler: TrainingTrajectories) -> float:
         """The loss of held-out training trajectories, with fixed noise."""
-        held = batches.kept()
+        held = sampler.kept()
         with torch.inference_mode():
             return float(DenoisingLoss(weight="v")(denoiser, held["x0"], torch.Generator().manual_seed(0), held["condition"]))
 
-    def card(self, item: xr.Dataset, batches: TrainingTrajectories, loss: float, device: str, seconds: float) -> str:
+    def card(self, ended: Ended[TrainingTrajectories]) -> str:
         """The model card."""
-        count, frames, bodies, axes = batches.future.shape
+        item, sampler = ended.item, ended.sampler
+        count, frames, bodies, axes = sampler.future.shape
         what = f"{self.given} given frames, {frames} to come" if self.given else f"{frames} frames out of nothing"
         told = "told" if self.told else "not told"
         return (
             f"# GeoTDM of {item.attrs.get('key', 'trajectories')}\n\n"
-            f"- data: {count - batches.held} trajectories of {bodies} bodies in {axes} dimensions "
+            f"- data: {count - sampler.held} trajectories of {bodies} bodies in {axes} dimensions "
             f"({item.attrs.get('simulated', 'as given')}); {what}; charges and springs are {told}; test trajectories were never seen\n"
-            f"- training: {self.steps} steps of {self.batch}, reference {self.reference}, one {device} ({platform.machine()}), "
-            f"{seconds / 3600:.2f} h\n"
-            f"- validation: loss of {batches.held} held-out trajectories {loss:.4f} (square error of v, an entry)\n"
+            f"- training: {self.steps} steps of {self.batch}, reference {self.reference}, {ended.where(2)}\n"
+            f"- validation: loss of {sampler.held} held-out trajectories {ended.found:.4f} (square error of v, an entry)\n"
             "- limits: this number of bodies and frames and this time between them; a demonstration on simulated data\n"
             "- licence: that of the project\n- citation: Han et al. 2024, arXiv:2410.13027\n"
         )
+
+    def facts(self, ended: Ended[TrainingTrajectories]) -> dict[str, Any]:
+        """What it knows of the frames, and the time between them."""
+        said = {name: getattr(self, name) for name in ("given", "told", "reference")}
+        interval = float(np.diff(ended.item["time"].values).mean())
+        return {"model": "geotdm", **said, "data": str(ended.item.attrs.get("key", "")), "interval": interval}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,18 +28,18 @@ from torch import Tensor
 from unstir import checkpoint
 from unstir.denoiser import Denoiser, NetworkDenoiser, Normaliser
 from unstir.errors import CheckpointError, DataError, UserError
+from unstir.plugin.options import at_least
 from unstir.plugin.protocols import Case, Estimate, Progress
 from unstir.process import EDM
-from unstir.train import EMA, DenoisingLoss, LogNormal, Schedule, Trainer
+from unstir.train import DenoisingLoss, LogNormal, Schedule, Training
 from unstir_timeseries.ecg.leads import LEADS, complete, independent_of
 from unstir_timeseries.ecg.metrics import heart_rate, r_peaks
 from unstir_timeseries.ecg.network import GRID, KIND, SOLVER, BeatNetwork, generated, phase_of, told
 from unstir_timeseries.ecg.records import RANGE, SIMULATED, SimulatedECG, dataset
-from unstir_timeseries.options import at_least
 
 
 @dataclass(frozen=True)
-class ECGTraining:
+class ECGTraining(Training):
     """Train the heart-rate-conditioned denoiser on simulated records: about a minute of one core.
 
     Args:
@@ -81,8 +81,6 @@ class ECGTraining:
     ema: float = 0.995
     seed: int = 0
 
-    needs: ClassVar[tuple[str, ...]] = ()
-
     def __post_init__(self) -> None:
         if not 2 <= self.seconds <= self.record_seconds:
             raise UserError(f"seconds must lie between 2 and record_seconds ({self.record_seconds:g}), got {self.seconds}")
@@ -90,10 +88,15 @@ class ECGTraining:
             raise UserError(f"drop must lie in [0, 1), got {self.drop}")
         at_least(self, batch=1, steps=1)
 
-    def run(self, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
+    def load(self) -> xr.Dataset:
+        """The simulated training records."""
+        return SimulatedECG(self.records, 1, self.record_seconds, self.sampling_rate, seed=self.data_seed).part("train")
+
+    def fit(self, item: xr.Dataset, out: str | Path, *, device: str = "cpu", progress: Progress = None, resume: bool = False) -> Path:
         """Train (or go on) in ``out/training`` and write the checkpoint to ``out``.
 
         Args:
+            item: the training records.
             out: the checkpoint folder.
             device: "cpu" or "cuda".
             progress: told of each step.
@@ -106,9 +109,8 @@ class ECGTraining:
             DataError: a training record has no R peak.
             MissingExtra: neurokit2 is not installed.
         """
-        data = SimulatedECG(self.records, 1, self.record_seconds, self.sampling_rate, seed=self.data_seed).part("train")
-        leads = data["ecg"].values.astype(np.float64)
-        rates, peaks = data["heart_rate"].values, tuple(r_peaks(signal, self.sampling_rate) for signal in leads[:, LEADS.index("V3")])
+        leads = item["ecg"].values.astype(np.float64)
+        rates, peaks = item["heart_rate"].values, tuple(r_peaks(signal, self.sampling_rate) for signal in leads[:, LEADS.index("V3")])
         silent = [n for n, beats in enumerate(peaks) if not len(beats)]
         if silent:
             found = ", ".join(map(str, silent))
@@ -116,17 +118,9 @@ class ECGTraining:
         normaliser = Normaliser(_columns(leads.mean((0, 2))), _columns(leads.std((0, 2))))
         denoiser = self.denoiser(normaliser)
         state = normaliser.encode(torch.from_numpy(leads)).float()
-        trainer = Trainer(
-            denoiser,
-            Windows(state, rates, peaks, self.sampling_rate, self.samples, self.batch, self.drop),
-            DenoisingLoss(LogNormal(-0.5, 1.4), "edm"),
-            self.steps,
-            Schedule(self.rate, 100, self.decay, 0.02),
-            {"ema": EMA(decay=self.ema)},
-            self.seed,
-            accelerator="cuda" if device.startswith("cuda") else "cpu",
-            config={key: value for key, value in asdict(self).items() if key not in ("steps", "decay")},
-        )
+        batches = Windows(state, rates, peaks, self.sampling_rate, self.samples, self.batch, self.drop)
+        schedule = Schedule(self.rate, 100, self.decay, 0.02)
+        trainer = self.prepared(denoiser, batches, DenoisingLoss(LogNormal(-0.5, 1.4), "edm"), self.steps, schedule, device)
         trainer.run(Path(out) / "training", resume=resume, progress=progress)
         denoiser.network.load_state_dict(trainer.averages["ema"].weights())
         return self.write(Path(out), denoiser.eval())
@@ -143,9 +137,7 @@ class ECGTraining:
 
     def denoiser(self, normaliser: Normaliser) -> NetworkDenoiser:
         """The untrained denoiser; its weights depend on the seed alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = BeatNetwork(**self.network())
+        network = self.untrained(BeatNetwork, self.network())
         return NetworkDenoiser(
             network, EDM(), parameterisation="edm", shape=(len(LEADS), self.samples), sigma_data=1.0, normaliser=normaliser
         )

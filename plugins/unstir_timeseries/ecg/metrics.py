@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unstir.errors import DataError
+from unstir.plugin.options import one_of
 from unstir.plugin.protocols import Case, Estimate, MetricInfo, Score
 from unstir_timeseries.ecg.leads import LEADS, residual
 from unstir_timeseries.ecg.records import load_neurokit
-from unstir_timeseries.options import one_of
 
 
 def r_peaks(signal: NDArray[np.floating], sampling_rate: float) -> NDArray[np.int64]:

@@ -22,9 +22,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from unstir.errors import DataError, MissingExtra, UserError
+from unstir.plugin.options import at_least
 from unstir_timeseries import fits
 from unstir_timeseries.ecg.leads import INDEPENDENT, LEADS, complete
-from unstir_timeseries.options import at_least
 
 RANGE = (45.0, 150.0)
 """Heart rates of the records, beats per minute."""

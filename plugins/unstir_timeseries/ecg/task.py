@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from unstir.errors import DataError, UserError
+from unstir.plugin.options import positive
 from unstir.plugin.protocols import Case, Estimate
 from unstir_timeseries.ecg.leads import LEADS
 from unstir_timeseries.ecg.records import check, dataset
@@ -49,8 +50,7 @@ class ConditionedECG:
             raise UserError(f"rates must differ from each other, got {list(self.rates)}")
         if not 2 <= self.seconds <= 60:
             raise UserError(f"seconds must lie between 2 and 60, got {self.seconds}")
-        if not self.within > 0:
-            raise UserError(f"within must be positive, got {self.within}")
+        positive(self, "within")
 
     def read(self, path: Path) -> xr.Dataset:
         """A user's own records: the CSV that ``export`` writes, or netCDF with ``ecg`` (record, lead, time).

@@ -158,7 +158,7 @@ def test_the_denoiser_is_of_slices_with_neighbours():
     made = training(context=2).denoiser()
     assert (made.shape, made.context, made.parameterisation) == ((5, -1, -1), 2, "edm")
     assert made.space == Euclidean()
-    assert training().denoiser(Masked("present")).space == Masked("present")
+    assert training().denoiser(space=Masked("present")).space == Masked("present")
     assert made.normaliser.encode(torch.tensor([-1000.0, 0.0, 1000.0])).tolist() == [0.0, 0.5, 1.0]
     assert made(torch.zeros(2, 5, 9, 7), 0.5, {"grid": torch.zeros(1, 2)}).shape == (2, 1, 9, 7)
 
@@ -240,8 +240,8 @@ def test_a_training_writes_a_checkpoint_that_a_method_accepts(data, tmp_path):
 
 def test_the_checkpoint_holds_the_averaged_weights_in_half_precision(data, tmp_path, monkeypatch):
     kept = []
-    write = CTPriorTraining.write
-    monkeypatch.setattr(CTPriorTraining, "write", lambda self, out, trainer: kept.append(trainer) or write(self, out, trainer))
+    card = CTPriorTraining.card
+    monkeypatch.setattr(CTPriorTraining, "card", lambda self, ended: kept.append(ended.trainer) or card(self, ended))
     loaded = unstir.load(training().run(tmp_path / "prior")).network.state_dict()
     average, last = kept[0].averages["ema"].weights(), kept[0].denoiser.network.state_dict()
     assert all(torch.equal(loaded[key], average[key].half().float()) for key in loaded)

@@ -21,3 +21,12 @@ def smiles():
     """A few neutral molecules of at most nine heavy atoms C, N, O, F: canonical SMILES."""
     Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
     return [Chem.CanonSmiles(text) for text in SMALL]
+
+
+@pytest.fixture(autouse=True)
+def _own_statistics(tmp_path_factory, monkeypatch):
+    """What is remembered of sets goes to a folder of the test session."""
+    from unstir_molecules import remembered
+
+    where = tmp_path_factory.getbasetemp() / "statistics"
+    monkeypatch.setattr(remembered, "folder", lambda: where)

@@ -138,7 +138,7 @@ def test_a_scaffold_is_held_and_leaves_only_sizes_that_hold_it(model, train, tmp
         ({"nodes": "many"}, "sizes are like"),
         ({"maximise": "beauty"}, "there is no reward 'beauty'"),
         ({"maximise": "similarity:XYZ"}, "needs a molecule to resemble"),
-        ({"by": "luck"}, "by is 'svdd' or 'fk'"),
+        ({"by": "luck"}, "by is 'svdd', 'fk', 'gradient' or 'tds'"),
         ({"temperature": 0.0}, "temperature above 0"),
     ],
 )
@@ -184,8 +184,8 @@ def test_each_kind_of_model_has_its_method(model):
     with pytest.raises(CheckpointError, match="no method here draws of"):
         making.method_of(other, **ask)
     blocks = type("Blocks", (), {"facts": {"sizes": {}}, "network": type("N", (), {"prefix": 0, "degrees": 0, "first": 0})()})()
-    with pytest.raises(UserError, match="steer discrete diffusions, and m is a model of PARD"):
-        making.method_of(blocks, **ask, steering={"maximise": "qed"})
+    with pytest.raises(UserError, match="steered by svdd or fk: leave out --regressor"):
+        making.method_of(blocks, **ask, steering={"maximise": "qed", "regressor": "r"})
     with pytest.raises(UserError, match="leave out --nodes"):
         making.method_of(blocks, **ask | {"nodes": "8"})
 

@@ -10,7 +10,7 @@ from unstir_molecules.dense import Dense
 Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed")
 from rdkit import rdBase  # noqa: E402
 
-from unstir_molecules import atoms, build, processes, valence  # noqa: E402
+from unstir_molecules import atoms, build, each, valence  # noqa: E402
 from unstir_molecules.atoms import QM9, ZINC, Vocabulary  # noqa: E402
 from unstir_molecules.build import counted, dense_of, mols_of, quantised, rebuilt  # noqa: E402
 
@@ -296,8 +296,8 @@ def test_real_values_that_are_none_are_refused(x, a, sentence):
 
 def test_processes_change_nothing(smiles, monkeypatch):
     """Several chunks, so that workers start; order and every value are those of one process."""
-    monkeypatch.setattr(processes, "SMALL", 20)
-    monkeypatch.setattr(processes, "CHUNK", 10)
+    monkeypatch.setattr(each, "SMALL", 20)
+    monkeypatch.setattr(each, "CHUNK", 10)
     texts = (smiles + ["C[N+](=O)[O-]", "junk"]) * 5
     one, two = dense_of(texts, QM9, workers=1), dense_of(texts, QM9, workers=2)
     assert one[1] == two[1]
@@ -307,9 +307,9 @@ def test_processes_change_nothing(smiles, monkeypatch):
 
 
 def test_a_worker_that_dies_is_said(monkeypatch):
-    monkeypatch.setattr(processes, "SMALL", 1)
+    monkeypatch.setattr(each, "SMALL", 1)
     with pytest.raises(RuntimeError, match="a worker process ended with 1: TypeError"):
-        processes.mapped(max, [1, "a", 2, "b"], workers=2, chunk=2)
+        each.mapped(max, [1, "a", 2, "b"], workers=2, chunk=2)
 
 
 def test_a_set_knows_of_pieces_that_the_first_fault_hides():

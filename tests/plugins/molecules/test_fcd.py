@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from unstir.errors import DataError, MissingExtra, UserError
-from unstir_molecules import fcd
+from unstir_molecules import fcd, remembered
 
 pytest.importorskip("fcd", reason="fcd is not installed")
 
@@ -26,10 +26,10 @@ MANY = [
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     """Activations go to a folder of the test."""
-    monkeypatch.setattr(fcd, "folder", lambda: tmp_path / "activations")
-    fcd.forget()
+    monkeypatch.setattr(remembered, "folder", lambda: tmp_path / "activations")
+    remembered.forget()
     yield
-    fcd.forget()
+    remembered.forget()
 
 
 def test_activations_are_the_published_ones():
@@ -42,7 +42,7 @@ def test_activations_are_the_published_ones():
 def test_activations_keep_order_and_repeats_and_do_not_depend_on_the_batch(monkeypatch):
     together = fcd.activations(["CCO", "C", "CCO"])
     assert (together[0] == together[2]).all()
-    fcd.forget()
+    remembered.forget()
     monkeypatch.setattr(fcd, "BATCH", 1)
     np.testing.assert_allclose(fcd.activations(["C"])[0], together[1], atol=1e-5)  # float32 sums in another order
 
@@ -91,22 +91,23 @@ def test_other_molecules_are_further_away_than_more_of_the_same():
     assert far > 2 * near
 
 
-def test_activations_are_remembered_in_the_process_and_on_disk(monkeypatch, tmp_path):
-    monkeypatch.setattr(fcd, "WORTH", 3)
+def test_activations_of_a_set_that_comes_again_are_remembered_in_the_process_and_on_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(remembered, "WORTH", 3)
     asked = []
     seen = fcd._seen
     monkeypatch.setattr(fcd, "_seen", lambda names: asked.append(len(names)) or seen(names))
-    first = fcd.activations(["C", "CC", "CCC"])
+    first = fcd.activations(["C", "CC", "CCC"], keep=True)
     fcd.activations(["CCC", "C", "CC"])
-    fcd.forget()
-    again = fcd.activations(["C", "CC", "CCC"])
+    remembered.forget()
+    again = fcd.activations(["C", "CC", "CCC"], keep=True)
     assert asked == [3]
     assert (first == again).all()
-    (kept,) = (tmp_path / "activations").iterdir()
+    fcd.activations(["N", "O", "F"])
+    (kept,) = (tmp_path / "activations").iterdir()  # samples of one run are not kept
     kept.write_bytes(b"torn")
-    fcd.forget()
+    remembered.forget()
     with pytest.warns(UserWarning, match="made again"):
-        assert (fcd.activations(["C", "CC", "CCC"]) == first).all()
+        assert (fcd.activations(["C", "CC", "CCC"], keep=True) == first).all()
 
 
 def test_bad_input_is_told(monkeypatch):

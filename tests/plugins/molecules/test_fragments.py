@@ -34,7 +34,7 @@ def test_the_cosine_by_hand():
 
 def test_processes_change_nothing(smiles, monkeypatch):
     monkeypatch.setattr(module, "FEWEST", 0)
-    monkeypatch.setattr(module, "CHUNK", 4)
+    monkeypatch.setattr(module, "PART", 4)
     asked = [one for one in smiles for _ in range(2)] + [""]
     assert each(scaffold, asked, workers=2) == each(scaffold, asked, workers=1)
     assert each(scaffold, asked)[-1] is None

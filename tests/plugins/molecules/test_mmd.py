@@ -1,19 +1,18 @@
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
 from unstir.errors import DataError, UserError
+from unstir.plugin.kept import Memory
+from unstir_molecules import mmd as mmd_module
+from unstir_molecules import remembered, statistics
 from unstir_molecules.graph_files import read
 from unstir_molecules.graphs import Graphs
 from unstir_molecules.mmd import CONVENTIONS, KERNELS, Grams, Kernel, distances, draws, floor, mean_ratio, mmd, ratios, resampled
 from unstir_molecules.statistics import (
     STATISTICS,
-    Memory,
     clustering_coefficients,
     clustering_shares,
     degree_shares,
@@ -142,12 +141,38 @@ def test_draws_are_without_replacement_where_there_are_enough():
 def test_weighted_grams_are_distances_of_the_drawn_sets():
     a, b = random_set(9, 1), random_set(5, 2)
     counts = draws(9, 5, 3, 0)
-    found = Grams.of(a, b, "orbit", "gdss").weighted(counts)
+    found = Grams(a, b, "orbit", "gdss").weighted(counts)
     for row, value in zip(counts, found, strict=True):
         assert value == pytest.approx(mmd(a.take(row > 0), b, "orbit", "gdss"), abs=1e-12)
     other = draws(5, 3, 3, 1)
-    both = Grams.of(a, b, "orbit", "gdss").weighted(counts, other)
+    both = Grams(a, b, "orbit", "gdss").weighted(counts, other)
     assert both[0] == pytest.approx(mmd(a.take(counts[0] > 0), b.take(other[0] > 0), "orbit", "gdss"), abs=1e-12)
+
+
+def test_gram_matrices_are_made_in_blocks_without_a_difference(monkeypatch):
+    a, b = random_set(9, 1), random_set(5, 2)
+    counts = draws(9, 5, 3, 0)
+    monkeypatch.setattr(mmd_module, "_means", Memory(0))
+    whole = [(Grams(a, b, name, "gdss").mmd(), Grams(a, b, name, "gdss").weighted(counts)) for name in STATISTICS]
+    monkeypatch.setattr(mmd_module, "_means", Memory(0))
+    monkeypatch.setattr(mmd_module, "CELLS", 10)
+    largest = []
+    gram = Kernel.gram
+    monkeypatch.setattr(Kernel, "gram", lambda self, x, y: largest.append(len(x) * len(y)) or gram(self, x, y))
+    for name, (value, parts) in zip(STATISTICS, whole, strict=True):
+        found = Grams(a, b, name, "gdss")
+        assert found.mmd() == pytest.approx(value, abs=1e-13)
+        np.testing.assert_allclose(found.weighted(counts), parts, atol=1e-13)
+    assert max(largest) <= 10
+
+
+def test_rows_of_a_large_reference_set_come_from_the_disk(monkeypatch):
+    monkeypatch.setattr(remembered, "CELLS", 1)
+    graphs = random_set(4, 77)
+    first = features(graphs, "spectral", keep=True)
+    remembered.forget()
+    monkeypatch.setitem(statistics._MAKERS, "spectral", None)  # from here on rows can only come from the disk
+    np.testing.assert_array_equal(first, features(graphs, "spectral", keep=True))
 
 
 def test_resamples_are_reproducible_and_have_an_interval():
@@ -165,11 +190,6 @@ def test_the_floor_draws_parts_of_the_test_sets_size():
 
 
 def test_statistics_are_remembered_by_content():
-    made = []
-    memory = Memory(2)
-    for key in ("a", "a", "b", "a", "c", "a", "b"):
-        memory.of(key, lambda key=key: made.append(key) or key)
-    assert made == ["a", "b", "c", "b"]
     graphs = random_set(3, 9)
     assert features(graphs, "orbit") is features(random_set(3, 9), "orbit")
     with pytest.raises(ValueError, match="read-only"):
@@ -195,22 +215,6 @@ def test_graphs_without_nodes_or_edges_have_finite_distances():
     for convention in CONVENTIONS:
         assert all(math.isfinite(value) for value in distances(odd, random_set(3, 1), convention).values())
         assert all(abs(value) < 1e-12 for value in distances(odd, odd.take([1, 2, 0]), convention).values())
-
-
-def test_no_number_depends_on_the_hash_seed():
-    code = (
-        "from unstir_molecules.generators import Community\n"
-        "from unstir_molecules.isomorphism import hashes\n"
-        "from unstir_molecules.mmd import distances\n"
-        "g = Community(count=6).graphs()\n"
-        "said = repr((distances(g.take([0, 1]), g.take([2, 3, 4, 5])), hashes(g).tolist()))\n"
-    )
-    here: dict[str, str] = {}
-    exec(code, here)
-    other = str(1 + int(os.environ.get("PYTHONHASHSEED", "0").replace("random", "0")))
-    command = [sys.executable, "-c", code + "print(said)"]
-    there = subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": other}, capture_output=True, text=True, check=True).stdout
-    assert there.strip() == here["said"]
 
 
 # Floors of section "yardsticks": all training against the first fifth, degree / clustering / orbit / spectral. Spectral values of bipartite

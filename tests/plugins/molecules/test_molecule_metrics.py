@@ -5,7 +5,7 @@ import pytest
 
 from unstir.errors import DataError, UserError
 from unstir.plugin.protocols import Case, Estimate
-from unstir_molecules import fcd, molecule_metrics
+from unstir_molecules import fcd, fragments, molecule_metrics, nspdk, properties, remembered, similarity
 from unstir_molecules.molecule_distances import FCD, NSPDK, Fragments, Properties, Similarity
 from unstir_molecules.molecule_metrics import Novelty, Numerators, Reward, Validity
 from unstir_molecules.molecules import molecule_set
@@ -20,13 +20,6 @@ RAW = [
 ]
 POOL = sorted({Chem.CanonSmiles(one) for one in RAW})
 PARTS = [Validity(), Novelty(), Numerators(), FCD(), NSPDK(), Similarity(), Fragments(rings=1), Properties(), Reward()]
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """Activations go to a folder of the test session."""
-    where = tmp_path_factory.getbasetemp() / "activations"
-    monkeypatch.setattr(fcd, "folder", lambda: where)
 
 
 def case():
@@ -110,6 +103,23 @@ def test_n_is_that_of_the_smaller_side_and_no_more_than_asked():
     pytest.importorskip("fcd", reason="fcd is not installed")
     assert FCD(count=10)(answer(POOL[::3]), case())["fcd-n"].value == 10
     assert FCD()(answer(POOL[:7]), case())["fcd-n"].value == 7
+
+
+def test_what_is_seen_in_the_test_and_the_training_set_is_worked_out_once(monkeypatch):
+    monkeypatch.setattr(remembered, "WORTH", 1)
+    remembered.forget()
+    pytest.importorskip("fcd", reason="fcd is not installed")
+    parts = [FCD(), NSPDK(), Similarity(), Fragments(rings=1), Properties()]
+    first = [part(answer(POOL[::3]), case()) for part in parts]
+    remembered.forget()
+    asked = []
+    for module, name in ((fcd, "_seen"), (nspdk, "_embedded"), (similarity, "_packed"), (fragments, "_text"), (properties, "_described")):
+        made = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda names, made=made: asked.append(len(names)) or made(names))
+    assert [part(answer(POOL[::3]), case()) for part in parts] == first
+    assert asked == [len(POOL[::3])] * 6  # the made molecules; brics and scaffolds are two
+    assert [part(answer(POOL[::3]), case()) for part in parts] == first
+    assert len(asked) == 6
 
 
 def test_bad_input_is_told():

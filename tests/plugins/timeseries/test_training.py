@@ -1,5 +1,7 @@
 """Training: no window touches what is held out; a small model trained on AR(1) series forecasts nearly as well as the law itself."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -82,7 +84,7 @@ def test_a_training_that_is_cut_goes_on_to_the_same_weights_and_leaves_a_checkpo
 def test_published_options_are_tsdiffs():
     lags = tuple(24 * k for k in (1, 2, 3, 4, 5, 6, 7, 14, 21, 28))
     made = TSDiffTraining(style="published", lags=lags, told=0.0, width=64, blocks=3, states=64, patch=1)
-    process = made.denoiser(Windows(336, 24, lags=made.lags, calendar=())).process
+    process = made.denoiser(SimpleNamespace(windows=Windows(336, 24, lags=made.lags, calendar=()))).process
     squared = process.alpha(torch.tensor([0.0, 49.0, 99.0], dtype=torch.float64)) ** 2
     np.testing.assert_allclose(squared.numpy(), [0.9999, 0.2829808, 0.00561876], rtol=2e-7, atol=0)
     beta, level = process.betas(), torch.cumprod(1 - process.betas(), 0)

@@ -19,7 +19,7 @@ def at_least(options: Any, **bounds: float) -> None:
         UserError: one lies below.
     """
     for name, least in bounds.items():
-        if (value := getattr(options, name)) < least:
+        if not (value := getattr(options, name)) >= least:  # NaN is not
             raise UserError(f"{name} must be at least {least}, got {value}")
 
 
@@ -36,6 +36,36 @@ def positive(options: Any, *names: str) -> None:
     for name in names:
         if not (math.isfinite(value := getattr(options, name)) and value > 0):
             raise UserError(f"{name} must be positive, got {value}")
+
+
+def not_negative(options: Any, *names: str) -> None:
+    """Check that options are finite and 0 or above.
+
+    Args:
+        options: what has them.
+        names: which.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name in names:
+        if not (math.isfinite(value := getattr(options, name)) and value >= 0):
+            raise UserError(f"{name} must not be negative, got {value}")
+
+
+def probabilities(options: Any, *names: str) -> None:
+    """Check that options lie between 0 and 1, both included.
+
+    Args:
+        options: what has them.
+        names: which.
+
+    Raises:
+        UserError: one does not.
+    """
+    for name in names:
+        if not 0 <= (value := getattr(options, name)) <= 1:
+            raise UserError(f"{name} must lie between 0 and 1, got {value}")
 
 
 def one_of(options: Any, **allowed: Any) -> None:
