@@ -24,11 +24,12 @@ from unstir.plugin.options import one_of
 from unstir.plugin.protocols import Case, Estimate, MetricInfo, Score
 from unstir_molecules.graphs import Graphs
 from unstir_molecules.isomorphism import leakage, novel, uniqueness
-from unstir_molecules.mmd import Convention, Spread, distances, kernel_of, mean_ratio, ratios, resampled
+from unstir_molecules.mmd import Convention, Spread, distances, jackknifed, kernel_of, mean_ratio, ratios, resampled
 from unstir_molecules.statistics import STATISTICS, chosen
 from unstir_molecules.structures import STRUCTURES, is_connected, valid
 
 SAMPLES = "share of all generated graphs; the interval resamples them"
+JACKKNIFE = "the interval is that of a block jackknife over made and test graphs, at most 20 blocks (conservative near the floor)"
 WHAT = {
     "degree": "degree histograms",
     "clustering": "histograms of clustering coefficients (100 bins)",
@@ -105,7 +106,9 @@ class MMD(ABC):
             step = f" (neighbouring bins {kernel.step:g} apart)" if kernel.law == "emd" else ""
             law = f"exp(-D^2 / (2 sigma^2)), D the {LAWS[kernel.law]}{step} of {WHAT[name]}, sigma {kernel.sigma:g}"
             warning = "; near a delta kernel: it saturates and ranks nothing" if (self.convention, name) == ("gdss", "spectral") else ""
-            definition = f"MMD^2 (V-statistic, diagonal included) to the test graphs, kernel {law} ({self.source}); {how}{warning}"
+            definition = (
+                f"MMD^2 (V-statistic, diagonal included) to the test graphs, kernel {law} ({self.source}); {how}; {JACKKNIFE}{warning}"
+            )
             better: Any = "neither" if warning else "down"
             infos.append(MetricInfo(f"{self.convention}-{name}", f"{name} MMD ({self.convention})", "", better, definition))
         return infos
@@ -117,12 +120,14 @@ class MMD(ABC):
             estimate: generated graphs.
             case: with its test graphs.
         """
+        made, test = made_of(estimate, case), truth_of(case)
         if self.resamples:
             found = {name: one.value for name, one in self.spread(estimate, case, self.resamples).items()}
         else:
-            every = distances(made_of(estimate, case), truth_of(case), self.convention, self.statistics)
+            every = distances(made, test, self.convention, self.statistics)
             found = {f"{self.convention}-{name}": value for name, value in every.items()}
-        return {key: Score(value) for key, value in found.items()}
+        moves = jackknifed(made, test, self.convention, self.statistics)
+        return {key: Score(value, tuple(value + moves[key.rpartition("-")[2]])) for key, value in found.items()}  # type: ignore[index]
 
     def spread(self, estimate: Estimate, case: Case, resamples: int = 10, seed: int = 0) -> dict[str, Spread]:
         """Mean, quantiles and standard deviation over random parts of the test set's size, by key.

@@ -4,6 +4,8 @@
     of K futures: the mean over them, and the best of them, chosen for each trajectory by that very number
     energy: E(t) = sum |v|^2/2 + U(x), velocities by central differences of the places, in the future and in the truth alike
 
+Energies are in units of the mean kinetic energy of the truth: the whole energy of attracting bodies may be 0, and nothing is a share of it.
+
 The best of K falls with K even for noise: compare methods at one K only.
 """
 
@@ -77,20 +79,23 @@ class Displacement:
 
 @dataclass(frozen=True)
 class Energy:
-    """How far the energy of futures is from the true one, and how much it wanders on the way."""
+    """How far the energy of futures is from the true one, in its mean and in its spread, and how much it wanders on the way."""
 
     def describe(self) -> list[MetricInfo]:
-        """Two entries."""
+        """Three entries."""
         energy = "energy, velocities by central differences of the places"
-        bias = f"|mean {energy} over futures, frames and trajectories, minus the same of the truth|, divided by its size there"
+        mean = f"mean {energy} over futures, frames and trajectories"
+        bias = f"|{mean}, minus the same of the truth|, divided by the mean kinetic energy of the truth"
+        spread = f"|standard deviation over trajectories and futures of the mean {energy} over frames, divided by the truth's, minus 1|"
         drift = f"standard deviation over frames of the {energy}, divided by the mean kinetic energy of the truth; mean over futures"
         return [
             MetricInfo("energy-bias", "energy bias", "", "down", bias, digits=3),
+            MetricInfo("energy-spread", "energy spread", "", "down", spread, digits=3),
             MetricInfo("energy-drift", "energy drift", "", "down", f"{drift}; {TRAJECTORIES}", digits=3),
         ]
 
     def __call__(self, estimate: Estimate, case: Case) -> dict[str, Score]:
-        """Compare; both are NaN where the law is not known or there are fewer than three frames.
+        """Compare; all are NaN where the law is not known or there are fewer than three frames; the spread is with one trajectory, too.
 
         Args:
             estimate: futures.
@@ -105,8 +110,11 @@ class Energy:
         found, wanted = (energies(forces, places, coupling, times) for places in (x, y))
         kinetic = wanted[0].mean()
         drift = found[1].std(-1).mean(0) / kinetic
-        bias = abs(found[1].mean() - wanted[1].mean()) / max(abs(wanted[1].mean()), 1e-12)
-        return {"energy-bias": Score(float(bias)), "energy-drift": Score(float(drift.mean()), tuple(drift.tolist()))}
+        bias = abs(found[1].mean() - wanted[1].mean()) / kinetic
+        truly = wanted[1].mean(-1).std()
+        spread = abs(found[1].mean(-1).std() / truly - 1) if truly > 0 else float("nan")
+        whole = {"energy-bias": Score(float(bias)), "energy-spread": Score(float(spread))}
+        return whole | {"energy-drift": Score(float(drift.mean()), tuple(drift.tolist()))}
 
 
 def energies(forces: Forces, places: np.ndarray, coupling: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,20 @@ from unstir_molecules import mmd as mmd_module
 from unstir_molecules import remembered, statistics
 from unstir_molecules.graph_files import read
 from unstir_molecules.graphs import Graphs
-from unstir_molecules.mmd import CONVENTIONS, KERNELS, Grams, Kernel, distances, draws, floor, mean_ratio, mmd, ratios, resampled
+from unstir_molecules.mmd import (
+    CONVENTIONS,
+    KERNELS,
+    Grams,
+    Kernel,
+    distances,
+    draws,
+    floor,
+    jackknifed,
+    mean_ratio,
+    mmd,
+    ratios,
+    resampled,
+)
 from unstir_molecules.statistics import (
     STATISTICS,
     clustering_coefficients,
@@ -262,3 +275,17 @@ def test_the_peers_planar_graphs_score_what_they_scored(yardsticks):
     assert 0.02 < found["clustering"] < 0.2
     assert found["orbit"] < 0.03
     assert found["spectral"] < 0.015
+
+
+def test_a_jackknife_has_the_spread_of_the_distance_over_new_sets():
+    sets = [(random_set(40, seed, p=0.45), random_set(40, 500 + seed)) for seed in range(40)]
+    found = [mmd(*one, "degree") for one in sets]
+    parts = [jackknifed(*one, statistics=("degree",))["degree"] for one in sets]
+    assert all(len(part) == 20 and abs(part.mean()) < 1e-12 for part in parts)
+    told = np.mean([part.std(ddof=1) / np.sqrt(len(part)) for part in parts])
+    assert told == pytest.approx(np.std(found, ddof=1), rel=0.4)  # 40 sets know a spread to 11 %
+
+
+def test_a_jackknife_of_three_graphs_has_no_parts():
+    few = random_set(3, 0)
+    assert not len(jackknifed(few, few, statistics=("degree",))["degree"])

@@ -168,9 +168,23 @@ def test_true_futures_keep_their_energy_and_noise_does_not(cls):
     y = case.truth["position"].values
     true = Energy()(Estimate(futures(y, case)), case)
     noisy = Energy()(Estimate(futures(y + 0.05 * np.random.default_rng(0).standard_normal(y.shape), case)), case)
-    assert true["energy-bias"].value == 0
+    assert true["energy-bias"].value == true["energy-spread"].value == 0
+    assert set(true) == {info.key for info in Energy().describe()}
     assert true["energy-drift"].value < 0.1 < noisy["energy-drift"].value
     assert noisy["energy-bias"].value > 0.05
+
+
+def test_free_bodies_a_tenth_faster_have_a_fifth_more_energy_in_units_of_the_kinetic_one():
+    """E goes with v^2, 1.1^2 - 1 = .21, and so does its spread over trajectories; a straight line's central differences are exact."""
+    (case,) = cases(next(Springs(count=20).load()), given=10)
+    speed = np.random.default_rng(0).standard_normal((case.truth.sizes["trajectory"], 1, 5, 3))
+    line = speed * case.truth["time"].values[:, None, None]
+    free = case.truth.assign(position=(case.truth["position"].dims, line), coupling=0 * case.truth["coupling"])
+    alone = Case(case.key, free, case.measurement, case.context)
+    found = Energy()(Estimate(futures(1.1 * line, alone)), alone)
+    assert found["energy-bias"].value == pytest.approx(0.21)
+    assert found["energy-spread"].value == pytest.approx(0.21)
+    assert found["energy-drift"].value == pytest.approx(0, abs=1e-12)
 
 
 @pytest.fixture(scope="module")
