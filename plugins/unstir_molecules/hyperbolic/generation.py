@@ -1,8 +1,10 @@
 """Graphs of a HypDiff model, through the core's one loop.
 
     composition of clusters ~ those of training graphs of as many nodes,    y ~ unstir.sample,    z = exp at centre k of L_k s y,
-    edge (i, j) where d(z_i, z_j)^2 < r, or with the decoder's probability
+    edge (i, j) with the decoder's probability, or where d(z_i, z_j)^2 < r
 
+Edges are drawn: the decoder says how likely an edge is, and the likely ones alone make other graphs than those learnt, for pairs as likely as
+not are then all there or all absent (measured: benchmarks/molecules.md).
 A graph depends on the seed and what `unstir_molecules.sampling.drawn` says, not on its neighbours.
 """
 
@@ -32,7 +34,7 @@ class HypDiff:
     Args:
         solver: a solver of the core.
         grid: its times.
-        edges: the "likely" ones (above one half), or "drawn" with the decoder's probabilities.
+        edges: "drawn" with the decoder's probabilities, or the "likely" ones (above one half).
         nodes: sizes other than the learnt ones, see `unstir_molecules.sampling.drawn_sizes`.
         batch: graphs (of 9 nodes; fewer of larger ones) worked on at a time.
 
@@ -42,7 +44,7 @@ class HypDiff:
 
     solver: str = "ancestral"
     grid: str = "uniform:100"
-    edges: Literal["likely", "drawn"] = "likely"
+    edges: Literal["drawn", "likely"] = "drawn"
     nodes: str = ""
     batch: int = 1024
 
@@ -51,7 +53,7 @@ class HypDiff:
 
     def __post_init__(self) -> None:
         if self.edges not in ("likely", "drawn") or self.batch < 1:
-            raise UserError(f"edges is 'likely' or 'drawn' and batch at least 1, got {self.edges!r} and {self.batch}")
+            raise UserError(f"edges is 'drawn' or 'likely' and batch at least 1, got {self.edges!r} and {self.batch}")
         names.solver(self.solver)
         names.grid(self.grid)
 

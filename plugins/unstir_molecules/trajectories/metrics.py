@@ -1,12 +1,13 @@
 """Numbers that judge futures of bodies: how far they are from what happened, and whether they keep the energy.
 
     ADE = mean over trajectories, bodies and frames to come of |x - y|,       FDE the same at the last frame
-    of K futures: the mean over them, and the best of them, chosen for each trajectory by that very number
+    of K futures: the mean over them; the best of them, chosen for each trajectory by that very number; and that of their mean place
     energy: E(t) = sum |v|^2/2 + U(x), velocities by central differences of the places, in the future and in the truth alike
 
 Energies are in units of the mean kinetic energy of the truth: the whole energy of attracting bodies may be 0, and nothing is a share of it.
 
-The best of K falls with K even for noise: compare methods at one K only.
+A rule that gives one future is a mean already, so compare it with the mean place; a single future has its own spread on top. The best of K
+falls with K even for noise: compare methods at one K only.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from unstir_molecules.trajectories.simulator import Forces
 from unstir_molecules.trajectories.tasks import ORDER
 
 TRAJECTORIES = "the interval resamples trajectories"
+PARTS = (("-best", " best", "the best future of each trajectory"), ("-mean", " of the mean", "x the mean place over the futures"))
 
 
 def compared(estimate: Estimate, case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -46,19 +48,15 @@ def compared(estimate: Estimate, case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Displacement:
-    """Average and final displacement error, of the mean and of the best future."""
+    """Average and final displacement error, of single futures, of the best one and of their mean."""
 
     def describe(self) -> list[MetricInfo]:
-        """Four entries."""
+        """Six entries."""
         infos = []
         for key, title, when in (("ade", "ADE", "all frames to come"), ("fde", "FDE", "the last frame")):
             how = f"mean over trajectories, bodies and {when} of |x - y|, in units of the places"
-            infos.append(MetricInfo(key, title, "", "down", f"{how}; mean over the futures; {TRAJECTORIES}", digits=4))
-            infos.append(
-                MetricInfo(
-                    f"{key}-best", f"{title} best", "", "down", f"{how}; the best future of each trajectory; {TRAJECTORIES}", digits=4
-                )
-            )
+            for name, which, what in (("", "", "mean over the futures"), *PARTS):
+                infos.append(MetricInfo(f"{key}{name}", f"{title}{which}", "", "down", f"{how}; {what}; {TRAJECTORIES}", digits=4))
         return infos
 
     def __call__(self, estimate: Estimate, case: Case) -> dict[str, Score]:
@@ -69,10 +67,10 @@ class Displacement:
             case: with its truth.
         """
         x, y = compared(estimate, case)
-        apart = np.linalg.norm(x - y, axis=-1).mean(-1)  # (sample, trajectory, time)
+        apart, middle = (np.linalg.norm(places - y, axis=-1).mean(-1) for places in (x, x.mean(0)))  # (..., trajectory, time)
         scores = {}
-        for key, values in (("ade", apart.mean(-1)), ("fde", apart[..., -1])):
-            for name, parts in ((key, values.mean(0)), (f"{key}-best", values.min(0))):
+        for key, values, together in (("ade", apart.mean(-1), middle.mean(-1)), ("fde", apart[..., -1], middle[..., -1])):
+            for name, parts in ((key, values.mean(0)), (f"{key}-best", values.min(0)), (f"{key}-mean", together)):
                 scores[name] = Score(float(parts.mean()), tuple(parts.tolist()))
         return scores
 
