@@ -94,16 +94,17 @@ def unstir_recipes() -> dict[str, str]:
     """Molecules, graphs, and the trainings."""
     molecules = {"generate": "generate", "qm9": "qm9", "qm9-discrete-training": "qm9-discrete-training"}
     molecules |= {name: name for name in ("qm9-steps", "qm9-steering", "qm9-gdss-training", "qm9-pard-training", "springs", "charges")}
+    molecules |= {name: name for name in ("springs-training", "charges-training")}
     made = {f"molecules/{name}": f"unstir_molecules:recipes/{file}.yaml" for name, file in molecules.items()}
     graphs = {name: name for name in ("community", "ego-small", "enzymes", "grid", "community-small-gdss-training")}
-    graphs |= {"generate": "generate-graphs"}
+    graphs |= {"generate": "generate-graphs"} | {name: name for name in ("hyperbolic", "hyperbolic-training")}
     return made | {f"graphs/{name}": f"unstir_molecules:recipes/{file}.yaml" for name, file in graphs.items()}
 
 
 @hookimpl
 def unstir_checkpoints() -> dict[str, str]:
-    """Small models of QM9 in three ways, and GDSS of small communities."""
-    found = ("molecules/qm9-discrete", "molecules/qm9-gdss", "molecules/qm9-pard", "graphs/community-small-gdss")
+    """Small models of QM9 in three ways, GDSS of small communities, and GeoTDM of bodies on springs."""
+    found = ["graphs/community-small-gdss", *(f"molecules/{name}" for name in ("qm9-discrete", "qm9-gdss", "qm9-pard", "springs-geotdm"))]
     return {name: f"unstir_data:checkpoints/{name}" for name in found}
 
 

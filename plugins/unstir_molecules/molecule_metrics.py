@@ -93,9 +93,9 @@ class Novelty:
             both = f"distinct SMILES of {base} samples that are not in the training set / all samples: valid x unique x novel"
             held = "the interval resamples samples, a repeated SMILES counting 1 / its repeats"
             infos += [
+                MetricInfo(f"vun{tail}", f"V x U x N{title}", "%", "up", f"{both}; {held}"),
                 MetricInfo(f"unique{tail}", f"unique{title}", "%", "up", f"{unique}; {held}"),
                 MetricInfo(f"novel{tail}", f"novel{title}", "%", "up", f"{novel}; the interval resamples distinct SMILES"),
-                MetricInfo(f"vun{tail}", f"V x U x N{title}", "%", "up", f"{both}; {held}"),
             ]
         return infos
 
@@ -111,9 +111,9 @@ class Novelty:
         for tail, held in (("", are_valid(estimate.data)), ("-corrected", np.asarray([bool(one) for one in smiles]))):
             asked = [one if is_held else "" for one, is_held in zip(smiles, held, strict=True)]
             weight, new = shares_of_distinct(asked), np.asarray([one not in seen for one in asked])
+            scores[f"vun{tail}"] = _share(weight * new)
             scores[f"unique{tail}"] = _share(weight[held])
             scores[f"novel{tail}"] = _share(np.asarray([one not in seen for one in sorted(set(asked) - {""})]))
-            scores[f"vun{tail}"] = _share(weight * new)
         return scores
 
 

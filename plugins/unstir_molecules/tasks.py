@@ -90,7 +90,7 @@ class Generate(Generation):
     """
 
     metrics: ClassVar[tuple[str, ...]] = tuple(
-        f"molecules/{name}" for name in ("validity", "novelty", "fcd", "nspdk", "similarity", "fragments", "properties")
+        f"molecules/{name}" for name in ("novelty", "validity", "fcd", "nspdk", "similarity", "fragments", "properties")
     )
     figures: ClassVar[tuple[str, ...]] = ("molecules/grid", "molecules/properties", "molecules/failures")
 

@@ -35,7 +35,7 @@ from unstir_molecules.steering import By, Steering
 
 T_END = 1e-4
 """The last time at which the model is asked."""
-CELLS = 128 * 81
+CELLS = 512 * 81
 """Entries of adjacency matrices worked on at a time: what a processor keeps close."""
 
 

@@ -3,8 +3,8 @@
     composition of clusters ~ those of training graphs of as many nodes,    y ~ unstir.sample,    z = exp at centre k of L_k s y,
     edge (i, j) with the decoder's probability, or where d(z_i, z_j)^2 < r
 
-Edges are drawn: the decoder says how likely an edge is, and the likely ones alone make other graphs than those learnt, for pairs as likely as
-not are then all there or all absent (measured: benchmarks/molecules.md).
+Edges are drawn: the decoder says how likely an edge is, and the likely ones alone make other graphs than those learnt, for half-likely
+pairs are then all there or all absent (measured: benchmarks/molecules.md).
 A graph depends on the seed and what `unstir_molecules.sampling.drawn` says, not on its neighbours.
 """
 
