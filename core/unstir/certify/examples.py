@@ -205,9 +205,8 @@ def _reuse(part: Any) -> Example:
 
 def _tokens(part: Any) -> Example:
     from unstir.certify.discrete import two_tokens
-    from unstir.process import Categorical
 
-    return Example(part(lambda hot, *_: hot[:, :, 1].sum(1)), two_tokens(Categorical(2, "uniform")), "discrete-ancestral")
+    return Example(part(lambda hot, *_: hot[:, :, 1].sum(1)), two_tokens(), "discrete-ancestral")
 
 
 def _leaf(part: Any) -> Example:
