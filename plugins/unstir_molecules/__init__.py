@@ -96,8 +96,9 @@ def unstir_recipes() -> dict[str, str]:
     molecules |= {name: name for name in ("qm9-steps", "qm9-steering", "qm9-gdss-training", "qm9-pard-training", "springs", "charges")}
     molecules |= {name: name for name in ("springs-training", "charges-training")}
     made = {f"molecules/{name}": f"unstir_molecules:recipes/{file}.yaml" for name, file in molecules.items()}
-    graphs = {name: name for name in ("community", "ego-small", "enzymes", "grid", "community-small-gdss-training", "ego-small-gdss-training")}
-    graphs |= {"generate": "generate-graphs"} | {name: name for name in ("hyperbolic", "hyperbolic-training")}
+    names = ("community", "ego-small", "enzymes", "grid", "hyperbolic")
+    trainings = ("community-small-gdss-training", "ego-small-gdss-training", "hyperbolic-training")
+    graphs = {"generate": "generate-graphs"} | {name: name for name in (*names, *trainings)}
     return made | {f"graphs/{name}": f"unstir_molecules:recipes/{file}.yaml" for name, file in graphs.items()}
 
 
